@@ -1,0 +1,51 @@
+# Front doors: make demo · make test · make test-all · make bench · make docs
+# Needs Python >= 3.11 (named by PYTHON) and make; everything else is installed into .venv/ from the lock.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)))")
+LOCKS := envs/requirements.lock envs/requirements-nodeps.lock
+STAMP := $(VENV)/.installed
+DEMO := ising digits cosine
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
+
+.PHONY: env demo test test-all bench docs lint schema clean-env
+.DEFAULT_GOAL := demo
+
+env: $(STAMP)
+
+$(STAMP): $(LOCKS) pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; say which with: make PYTHON=/path/to/python3.11')"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/requirements-nodeps.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+demo: $(STAMP)
+	@for study in $(DEMO); do \
+	  $(SNAKEMAKE) --configfile config/$$study.yaml && \
+	  $(SNAKEMAKE) --configfile config/$$study.yaml --report results/$$study/snakemake-report.html || exit 1; \
+	done
+	@echo; for study in $(DEMO); do echo "report: results/$$study/snakemake-report.html"; done
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n $(CORES) -m "not slow and not benchmark"
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -n $(CORES) -m "not benchmark"
+
+bench: $(STAMP)
+	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s
+
+docs: $(STAMP)
+	$(BIN)/emeq schema
+
+lint: $(STAMP)
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
+
+clean-env:
+	rm -rf $(VENV)

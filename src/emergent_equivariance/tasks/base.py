@@ -1,0 +1,94 @@
+"""What every task delivers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from ..groups import Action
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """The invariant observable that orbit deviations are judged on, a linear function R·f of the outputs.
+
+    Attributes:
+      name: what it is, e.g. "total energy" or "logits".
+      matrix: (observable, output); invariance means R ρ_Y(g) = R for every g.
+    """
+
+    name: str
+    matrix: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class TaskData:
+    """A data set with its symmetry.
+
+    Attributes:
+      input: (sample, *input shape) float64.
+      target: (sample, output) float64, NaN where there is none (out-of-distribution inputs).
+      split: (sample,) "train", "test" or "ood-NAME"; each split contiguous, in this order.
+      input_action: how the group acts on inputs.
+      output_action: how it acts on outputs (ρ_Y).
+      output_name: what the outputs are, e.g. "site energies".
+      readout: the invariant observable.
+      label: (sample,) class index, −1 where there is none; None for regression.
+      provenance: where the data came from, how it was chosen and normalised; plain strings and numbers.
+    """
+
+    input: np.ndarray
+    target: np.ndarray
+    split: np.ndarray
+    input_action: Action
+    output_action: Action
+    output_name: str
+    readout: Readout
+    label: np.ndarray | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def evaluated(self, samples: int) -> np.ndarray:
+        """Indices of the first ``samples`` samples of each split, in the order of the data."""
+        rank = np.zeros(len(self.split), dtype=np.int64)
+        for name in np.unique(self.split):
+            here = self.split == name
+            rank[here] = np.arange(here.sum())
+        return np.flatnonzero(rank < samples)
+
+    def check(self) -> None:
+        """Raise DataError where shapes disagree, training data is not finite, or symmetry is broken."""
+        samples, group = len(self.input), self.input_action.group
+        if self.input.shape[1:] != self.input_action.shape:
+            raise DataError(
+                f"task: inputs have shape {self.input.shape[1:]}, the input action acts on {self.input_action.shape}.",
+                remedy="Give the factory's TaskData an action on the shape of one input.",
+            )
+        if self.target.shape != (samples, *self.output_action.shape) or self.split.shape != (samples,):
+            raise DataError(
+                f"task: {samples} inputs, targets of shape {self.target.shape}, splits of shape {self.split.shape}; "
+                f"expected targets ({samples}, {self.output_action.shape[0]}).",
+                remedy="Make the arrays of the task agree on the number of samples and outputs.",
+            )
+        if self.label is not None and self.label.shape != (samples,):
+            raise DataError(f"task: labels have shape {self.label.shape}, expected ({samples},).")
+        if self.output_action.group is not group:
+            raise DataError("task: input and output actions are of different groups.", remedy="Use the group passed in.")
+        train = self.split == "train"
+        if not train.any():
+            raise DataError("task: there is no sample in the split 'train'.", remedy="Label at least one sample 'train'.")
+        if not (np.isfinite(self.input).all() and np.isfinite(self.target[train]).all()):
+            raise DataError(
+                "task: an input or a training target is not finite.", remedy="Remove or repair those samples."
+            )
+        bad = sorted({str(s) for s in self.split if s not in ("train", "test") and not str(s).startswith("ood-")})
+        if bad:
+            raise DataError(f"task: unknown split labels {bad}.", remedy="Use 'train', 'test' or 'ood-NAME'.")
+        moved = self.readout.matrix[:, self.output_action.source] * self.output_action.sign
+        if not np.allclose(moved, self.readout.matrix[:, None, :]):
+            raise DataError(
+                f"task: the observable {self.readout.name!r} is not invariant under {group.name}.",
+                remedy="Choose a readout R with R ρ_Y(g) = R for every g.",
+            )
