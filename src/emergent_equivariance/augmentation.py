@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .study import Augmentation
+from .settings import Augmentation
 
 #: Distinguishes the Philox streams drawn from one seed.
 STREAM_SUBSET, STREAM_ELEMENT = 1, 2

@@ -75,10 +75,14 @@ class TaskData:
         if self.label is not None and self.label.shape != (samples,):
             raise DataError(f"task: labels have shape {self.label.shape}, expected ({samples},).")
         if self.output_action.group is not group:
-            raise DataError("task: input and output actions are of different groups.", remedy="Use the group passed in.")
+            raise DataError(
+                "task: input and output actions are of different groups.", remedy="Use the group passed in."
+            )
         train = self.split == "train"
         if not train.any():
-            raise DataError("task: there is no sample in the split 'train'.", remedy="Label at least one sample 'train'.")
+            raise DataError(
+                "task: there is no sample in the split 'train'.", remedy="Label at least one sample 'train'."
+            )
         if not (np.isfinite(self.input).all() and np.isfinite(self.target[train]).all()):
             raise DataError(
                 "task: an input or a training target is not finite.", remedy="Remove or repair those samples."

@@ -1,0 +1,249 @@
+"""Labelled datasets on disk: the only reader and writer of zarr.
+
+A store is one zip file with a zarr v3 hierarchy in it. It is written beside its final place, flushed and
+renamed, so that a file under its final name is complete; it carries a SHA-256 over its arrays, so that a
+damaged one is refused by name. Missing data is NaN, never 0.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from .errors import StoreError
+from .groups import Action, Group
+from .study import FORMAT, Arm, Study
+from .tasks.base import Readout, TaskData
+
+VERSIONED = ("emergent-equivariance", "jax", "neural-tangents", "numpy", "scipy", "torch", "xarray", "zarr")
+
+#: Largest block of a leading dimension that is read or hashed at once.
+BLOCK_BYTES = 32 * 2**20
+
+
+def checksum(dataset: xr.Dataset) -> str:
+    """SHA-256 over names, dimensions, types and values of all variables and coordinates."""
+    digest = hashlib.sha256()
+    for name in sorted(map(str, dataset.variables)):
+        variable = dataset.variables[name]
+        if variable.dtype.kind in "OUST":
+            values = [str(value) for value in np.asarray(variable).reshape(-1)]
+            digest.update(json.dumps([name, variable.dims, variable.shape, values]).encode())
+            continue
+        kind = variable.dtype.newbyteorder("<").str
+        digest.update(json.dumps([name, variable.dims, variable.shape, kind]).encode())
+        for block in _blocks(variable):
+            digest.update(np.ascontiguousarray(block, dtype=kind).tobytes())
+    return digest.hexdigest()
+
+
+def _blocks(variable: xr.Variable) -> Iterator[np.ndarray]:
+    if variable.ndim == 0:
+        yield np.asarray(variable)
+        return
+    rows = max(1, BLOCK_BYTES // max(1, variable.nbytes // max(1, len(variable))))
+    for start in range(0, len(variable), rows):
+        yield np.asarray(variable[start : start + rows])
+
+
+@functools.cache
+def git_commit() -> str:
+    """Commit of the checkout this package runs from, or "unknown" outside one."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def provenance(study: Study, arm: Arm | None = None) -> dict[str, Any]:
+    """Attributes every store of a study carries: study, arm, versions, commit."""
+    versions = {}
+    for name in VERSIONED:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    attributes: dict[str, Any] = {
+        "study": study.name,
+        "format": FORMAT,
+        "versions": json.dumps(versions),
+        "git_commit": git_commit(),
+    }
+    if arm is not None:
+        attributes["arm"] = arm.path
+        attributes["settings"] = arm.settings.model_dump_json()
+    return attributes
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success flush it to disk and rename it, else remove it.
+
+    Raises StoreError where the file system refuses (full, read-only, no permission).
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _write_error(path, error) from None
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def _write_error(path: Path, error: OSError) -> StoreError:
+    reasons = {
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "your disk quota is used up",
+        errno.EROFS: "the disk is read-only",
+    }
+    reason = reasons.get(error.errno or 0, error.strerror or str(error))
+    return StoreError(
+        f"{path}: cannot be written: {reason}. Nothing already computed is lost.",
+        remedy="Make room or choose another results folder, then run the same command again.",
+    )
+
+
+def write(dataset: xr.Dataset, path: Path, attributes: Mapping[str, Any]) -> None:
+    """Write a dataset as one zip file, atomically, with its checksum among the attributes.
+
+    Raises StoreError if the disk is full or not writable.
+    """
+    import zarr
+
+    dataset = dataset.assign_attrs({**dataset.attrs, **attributes})
+    dataset = dataset.assign_attrs(checksum=checksum(dataset))
+    dataset = _cast_text(dataset, object)  # variable-length UTF-8 is the text type zarr v3 specifies
+    encoding: dict[Any, dict[str, Any]] = {}
+    for name, variable in dataset.variables.items():
+        dataset[name].encoding = {}
+        if variable.ndim and variable.dtype.kind == "f" and variable.size:
+            rows = max(1, min(len(variable), BLOCK_BYTES // 2 // max(1, variable.nbytes // len(variable))))
+            encoding[name] = {"chunks": (rows, *variable.shape[1:]), "_FillValue": np.nan}
+    entries: dict[str, Any] = {}
+    memory = zarr.storage.MemoryStore(store_dict=entries)
+    dataset.to_zarr(memory, mode="w", consolidated=False, zarr_format=3, encoding=encoding)
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for key in sorted(entries):
+            archive.writestr(zipfile.ZipInfo(key, date_time=(1980, 1, 1, 0, 0, 0)), entries[key].to_bytes())
+
+
+def read(path: Path, *, config_hash: str | None = None) -> xr.Dataset:
+    """Open a store lazily after verifying its checksum (and the config hash it must carry, if given).
+
+    Raises StoreError naming the file if it is missing, torn, altered, or made by other settings.
+    """
+    if not path.is_file():
+        raise StoreError(f"{path}: does not exist.", remedy="Run the study again: only what is missing is made.")
+    remedy = "Delete this file and run the study again: only it is made again."
+    try:
+        dataset = xr.open_dataset(f"zip::{path}", engine="zarr", consolidated=False, chunks=None)
+        claimed = dataset.attrs.get("checksum")
+        intact = claimed == checksum(dataset)
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, ValueError, RuntimeError) as error:
+        raise StoreError(f"{path}: is damaged and cannot be read ({error}).", remedy=remedy) from None
+    if not intact:
+        raise StoreError(f"{path}: is damaged: its checksum does not match its arrays.", remedy=remedy)
+    if dataset.attrs.get("format") != FORMAT:
+        raise StoreError(
+            f"{path}: has format {dataset.attrs.get('format')}, this version reads {FORMAT}.", remedy=remedy
+        )
+    found = dataset.attrs.get("config_hash")
+    if config_hash is not None and found != config_hash:
+        raise StoreError(
+            f"{path}: was written by another version of the study (config hash {found}, expected {config_hash}).",
+            remedy=remedy + " Or rename the study to keep both.",
+        )
+    dataset = _cast_text(dataset, str)
+    dataset.encoding["file"] = str(path)
+    return dataset
+
+
+def _cast_text(dataset: xr.Dataset, kind: type) -> xr.Dataset:
+    text = {
+        name: xr.Variable(v.dims, np.asarray(v).astype(object).astype(kind), v.attrs)
+        for name, v in dataset.variables.items()
+        if v.dtype.kind in "OUST"
+    }
+    coords = {name: v for name, v in text.items() if name in dataset.coords}
+    return dataset.assign({name: v for name, v in text.items() if name not in coords}).assign_coords(coords)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file atomically; raises StoreError like write."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------ tasks
+
+
+def task_to_dataset(data: TaskData) -> xr.Dataset:
+    """A task as a labelled dataset; see docs/layout.md for the variables."""
+    axes = [f"axis_{k}" for k in range(data.input.ndim - 1)]
+    group = data.input_action.group
+    variables: dict[str, Any] = {
+        "input": (("sample", *axes), data.input),
+        "target": (("sample", "output"), data.target),
+        "readout": (("observable", "output"), data.readout.matrix),
+        "group_product": (("element", "element_"), group.product),
+        "group_planar": (("element", "row", "column"), group.planar),
+        "input_source": (("element", "coordinate"), data.input_action.source),
+        "input_sign": (("element", "coordinate"), data.input_action.sign),
+        "output_source": (("element", "output"), data.output_action.source),
+        "output_sign": (("element", "output"), data.output_action.sign),
+    }
+    if data.label is not None:
+        variables["label"] = ("sample", data.label)
+    if group.linear is not None:
+        variables["group_linear"] = ("element", group.linear)
+    coords = {
+        "sample": np.arange(len(data.input)),
+        "split": ("sample", np.asarray(data.split, dtype=str)),
+        "element": np.asarray(group.elements, dtype=str),
+    }
+    attributes = {
+        "group": group.name,
+        "output_name": data.output_name,
+        "observable_name": data.readout.name,
+        "data_provenance": json.dumps(data.provenance),
+    }
+    return xr.Dataset(variables, coords, attributes)
+
+
+def task_from_dataset(dataset: xr.Dataset) -> TaskData:
+    """The inverse of task_to_dataset."""
+    ds = dataset.load()
+    linear = ds["group_linear"].values if "group_linear" in ds else None
+    elements = tuple(str(label) for label in ds["element"].values)
+    group = Group(ds.attrs["group"], elements, ds["group_product"].values, ds["group_planar"].values, linear)
+    return TaskData(
+        input=ds["input"].values,
+        target=ds["target"].values,
+        split=ds["split"].values.astype(str),
+        input_action=Action(group, ds["input"].shape[1:], ds["input_source"].values, ds["input_sign"].values),
+        output_action=Action(group, ds["target"].shape[1:], ds["output_source"].values, ds["output_sign"].values),
+        output_name=ds.attrs["output_name"],
+        readout=Readout(ds.attrs["observable_name"], ds["readout"].values),
+        label=ds["label"].values if "label" in ds else None,
+        provenance=json.loads(ds.attrs["data_provenance"]),
+    )

@@ -1,0 +1,213 @@
+"""What every engine is given and what it returns.
+
+An engine sees a table of training rows and, where training is stochastic, a schedule of row indices per
+member and step, drawn here by counter-based generators: data order and random group elements are the same
+for every engine, sharding and number of members at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+
+from ..augmentation import augmented_rows, random_elements, stream
+from ..errors import StudyError
+from ..networks import Network, build_network
+from ..settings import Settings
+from ..tasks.base import TaskData
+
+#: Purpose of the Philox stream of the data order (see augmentation.stream).
+STREAM_ORDER = 3
+
+#: A member whose training loss exceeds this multiple of its initial value counts as diverged.
+DIVERGENCE_FACTOR = 1000.0
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One arm as an engine sees it.
+
+    Attributes:
+      settings: the arm.
+      network: the architecture.
+      learning_rate: step size η.
+      row_input: (row, *input shape) the augmented training set.
+      row_target: (row, output) its targets, ρ_Y(g)y for the row (x, g).
+      train_input: (train sample, *input shape) plain training inputs, on which ``loss`` is reported.
+      train_target: (train sample, output).
+      orbit_input: (sample, element, *input shape) whole orbits of the evaluated samples.
+      samples: (sample,) their labels in the data store.
+      splits: (sample,) their splits.
+      elements: labels of the group elements.
+      units: number of schedulable units: rows, or samples for fresh random elements.
+      order: |G|.
+    """
+
+    settings: Settings
+    network: Network
+    learning_rate: float
+    row_input: np.ndarray
+    row_target: np.ndarray
+    train_input: np.ndarray
+    train_target: np.ndarray
+    orbit_input: np.ndarray
+    samples: np.ndarray
+    splits: np.ndarray
+    elements: tuple[str, ...]
+    units: int
+    order: int
+
+    @property
+    def batch(self) -> int:
+        """Rows per gradient step."""
+        return min(self.settings.training.batch or self.units, self.units)
+
+    @property
+    def steps_per_unit_time(self) -> int:
+        """Gradient steps per recorded unit of time: 1 for gd, the number of minibatches for epochs."""
+        return 1 if self.settings.training.unit == "step" else -(-self.units // self.batch)
+
+    @property
+    def segments(self) -> np.ndarray:
+        """(record,) gradient steps between consecutive records; the first is 0."""
+        return np.diff(self.settings.training.recorded, prepend=0) * self.steps_per_unit_time
+
+    @property
+    def total_steps(self) -> int:
+        """Gradient steps up to the last record."""
+        return int(self.segments.sum())
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether steps use different rows: minibatches or fresh random elements."""
+        return self.settings.training.unit == "epoch" or self.settings.augmentation.kind == "random"
+
+    def schedule(self, member: int) -> np.ndarray:
+        """(step, batch) indices of training rows of one member; −1 pads the last minibatch of an epoch.
+
+        The data order depends on (training.seed, member, epoch), random elements on
+        (augmentation.seed, member).
+        """
+        if self.settings.training.unit == "step":
+            chosen = np.tile(np.arange(self.units), (self.total_steps, 1))
+        else:
+            chosen = np.full((self.total_steps // self.steps_per_unit_time, self.steps_per_unit_time * self.batch), -1)
+            for epoch in range(len(chosen)):
+                order = stream(self.settings.training.seed, STREAM_ORDER, member, epoch).permutation(self.units)
+                chosen[epoch, : self.units] = order
+            chosen = chosen.reshape(self.total_steps, self.batch)
+        if self.settings.augmentation.kind == "random":
+            elements = random_elements(self.settings.augmentation, member, chosen.size, self.order)
+            chosen = np.where(chosen >= 0, chosen * self.order + elements.reshape(chosen.shape), -1)
+        return chosen.astype(np.int32)
+
+
+def build_problem(settings: Settings, data: TaskData, learning_rate: float) -> Problem:
+    """The training problem of an arm. Raises StudyError if the network does not fit the inputs."""
+    group = data.input_action.group
+    settings.network.check_input(data.input_action.shape, group.name)
+    if settings.training.loss == "cross_entropy" and data.label is None:
+        raise StudyError(
+            f"training.loss: cross_entropy needs class labels, task {settings.task.name} has none.",
+            remedy="Use loss mse.",
+        )
+    train = np.flatnonzero(data.split == "train")
+    orbit = data.input_action.orbit(data.input[train])
+    classes = data.target.shape[1]
+    if settings.training.loss == "cross_entropy":
+        assert data.label is not None
+        target = np.eye(classes)[data.label[train]]
+    else:
+        target = data.target[train]
+    target_orbit = data.output_action.orbit(target)
+    rows = augmented_rows(settings.augmentation, len(train), group.order)
+    samples = data.evaluated(settings.evaluate.samples)
+    return Problem(
+        settings=settings,
+        network=build_network(settings.network, data.input_action.shape, classes),
+        learning_rate=learning_rate,
+        row_input=orbit[rows[:, 0], rows[:, 1]],
+        row_target=target_orbit[rows[:, 0], rows[:, 1]],
+        train_input=data.input[train],
+        train_target=target,
+        orbit_input=data.input_action.orbit(data.input[samples]),
+        samples=samples,
+        splits=data.split[samples],
+        elements=group.elements,
+        units=len(train) if settings.augmentation.kind == "random" else len(rows),
+        order=group.order,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class ShardResult:
+    """What an engine returns.
+
+    Attributes:
+      prediction: (member, record, sample, element, output) float32.
+      loss: (member, record) training loss on the plain training inputs.
+      weights: per parameter array (member, stored record, …), in the order of the parameter tree, or empty.
+    """
+
+    prediction: np.ndarray
+    loss: np.ndarray
+    weights: list[np.ndarray]
+
+    def to_dataset(self, problem: Problem, members: Sequence[int]) -> xr.Dataset:
+        """The shard as a labelled dataset; see docs/layout.md."""
+        training = problem.settings.training
+        with np.errstate(invalid="ignore", over="ignore"):
+            diverged = ~np.isfinite(self.prediction).all(axis=(1, 2, 3, 4)) | ~np.isfinite(self.loss).all(axis=1)
+            diverged |= (self.loss > DIVERGENCE_FACTOR * self.loss[:, :1]).any(axis=1)
+        variables: dict[str, Any] = {
+            "prediction": (("member", "step", "sample", "element", "output"), self.prediction),
+            "loss": (("member", "step"), self.loss),
+            "done": ("member", np.ones(len(members), dtype=bool)),
+            "diverged": ("member", diverged),
+        }
+        for index, array in enumerate(self.weights):
+            axes = [f"weight_{index}_axis_{k}" for k in range(array.ndim - 2)]
+            variables[f"weight_{index}"] = (("member", "stored_step", *axes), array)
+        coords: dict[str, Any] = {
+            "member": np.asarray(members),
+            "step": ("step", training.recorded, {"units": training.unit}),
+            "sample": problem.samples,
+            "split": ("sample", problem.splits),
+            "element": np.asarray(problem.elements),
+        }
+        if self.weights:
+            coords["stored_step"] = ("stored_step", sorted(training.store_weights), {"units": training.unit})
+        return xr.Dataset(
+            variables, coords, {"learning_rate": problem.learning_rate, "diverged_factor": DIVERGENCE_FACTOR}
+        )
+
+
+class Engine(Protocol):
+    """Trains members; engines agree on the numbers up to floating-point round-off."""
+
+    name: str
+
+    def train(
+        self, problem: Problem, members: Sequence[int], members_at_once: int | None, progress: Progress
+    ) -> ShardResult:
+        """Train ``members`` and record them.
+
+        Args:
+          problem: the arm.
+          members: member indices.
+          members_at_once: members advanced together by one compiled step; None: the engine's choice.
+          progress: called with (members finished, members in all).
+        """
+
+
+def get_engine(name: str) -> Engine:
+    """The engine called ``name``; "auto" is the fastest one at hand."""
+    from .jax_engine import JaxEngine
+
+    return {"auto": JaxEngine, "jax": JaxEngine}[name]()
