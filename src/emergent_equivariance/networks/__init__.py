@@ -13,7 +13,6 @@ from math import prod
 from typing import Any
 
 import jax
-import numpy as np
 
 from ..augmentation import stream
 from ..infinite_width import stax
