@@ -7,6 +7,7 @@ these models (workflow/schemas/study.schema.json).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -196,6 +197,10 @@ class NetworkSection(Section):
         """Floating-point operations of one forward pass of one sample (matrix products only)."""
         raise NotImplementedError
 
+    def parameters(self, shape: tuple[int, ...], outputs: int) -> int:
+        """Number of weights and biases."""
+        raise NotImplementedError
+
 
 class MlpNetwork(NetworkSection):
     """Fully connected: hidden_layers × [dense, activation], then the readout. Inputs are flattened."""
@@ -204,10 +209,11 @@ class MlpNetwork(NetworkSection):
     hidden_layers: int = Field(1, ge=1, description="Number of hidden layers.")
 
     def forward_flops(self, shape: tuple[int, ...], outputs: int) -> float:
-        size = 1
-        for extent in shape:
-            size *= extent
-        return 2.0 * self.width * (size + (self.hidden_layers - 1) * self.width + outputs)
+        return 2.0 * self.width * (prod(shape) + (self.hidden_layers - 1) * self.width + outputs)
+
+    def parameters(self, shape: tuple[int, ...], outputs: int) -> int:
+        biases = self.hidden_layers * self.width * (self.b_std > 0) + outputs * (self.readout_b_std > 0)
+        return int(self.forward_flops(shape, outputs) / 2) + biases
 
 
 class CnnNetwork(NetworkSection):
@@ -252,8 +258,16 @@ class CnnNetwork(NetworkSection):
         for height, width in self._extents(shape):
             total += 2.0 * height * width * self.kernel_size**2 * channels * self.width
             channels = self.width
-        height, width = self._extents(shape)[-1] if self.head == "flatten" else (1, 1)
-        return total + 2.0 * height * width * self.width * outputs
+        return total + 2.0 * self._features(shape) * outputs
+
+    def parameters(self, shape: tuple[int, ...], outputs: int) -> int:
+        taps = self.kernel_size**2 * self.width * (shape[2] + (self.conv_layers - 1) * self.width)
+        biases = self.conv_layers * self.width * (self.b_std > 0) + outputs * (self.readout_b_std > 0)
+        return taps + biases + self._features(shape) * outputs
+
+    def _features(self, shape: tuple[int, ...]) -> int:
+        """Inputs of the readout."""
+        return self.width * (prod(self._extents(shape)[-1]) if self.head == "flatten" else 1)
 
 
 Network = Annotated[MlpNetwork | CnnNetwork, Field(discriminator="name")]
@@ -418,7 +432,7 @@ class Evaluate(Section):
 
     samples: int = Field(64, ge=1, description="Samples per split whose whole orbits are recorded (the first ones).")
     member_counts: list[Annotated[int, Field(ge=1)]] | Literal["powers_of_two"] = Field(
-        "powers_of_two", description="Ensemble sizes to evaluate; the full ensemble is always added."
+        "powers_of_two", description="Ensemble sizes to evaluate; the full one is always added."
     )
     ensemble_mean: Literal["logits", "softmax"] = Field(
         "logits", description="What the ensemble averages: the outputs, or their softmax."
@@ -478,6 +492,11 @@ class Settings(Section):
     def splits(self) -> list[str]:
         """Names of the splits, in the order of the data."""
         return ["train", "test", *(f"ood-{name}" for name in self.task.ood)]
+
+    @property
+    def resolves_learning_rate(self) -> bool:
+        """Whether the learning rate is known only once the theory has the largest eigenvalue."""
+        return isinstance(self.training.learning_rate, CriticalFraction)
 
     @property
     def has_mean(self) -> bool:

@@ -188,6 +188,23 @@ def _cast_text(dataset: xr.Dataset, kind: type) -> xr.Dataset:
     return dataset.assign({name: v for name, v in text.items() if name not in coords}).assign_coords(coords)
 
 
+def write_netcdf(dataset: xr.Dataset, path: Path, attributes: Mapping[str, Any]) -> None:
+    """Write a dataset as netCDF-4, atomically; raises StoreError like write."""
+    compressed = {name: {"zlib": True} for name, v in dataset.data_vars.items() if v.ndim > 1 and v.dtype.kind == "f"}
+    with atomic_path(path) as temporary:
+        dataset.assign_attrs(attributes).to_netcdf(temporary, engine="h5netcdf", encoding=compressed)
+
+
+def read_netcdf(path: Path) -> xr.Dataset:
+    """Read a netCDF file into memory; raises StoreError if it is missing or damaged."""
+    remedy = "Delete it, if it is there, and run the study again."
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            return dataset.load()
+    except (OSError, KeyError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}).", remedy=remedy) from None
+
+
 def write_text(text: str, path: Path) -> None:
     """Write a text file atomically; raises StoreError like write."""
     with atomic_path(path) as temporary:

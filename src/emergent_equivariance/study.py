@@ -21,7 +21,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from .errors import StudyError
-from .settings import STUDY_KEYS, Settings, StudyFile, Tracking, normalise_augmentation
+from .settings import STUDY_KEYS, CriticalFraction, Settings, StudyFile, Tracking, normalise_augmentation
 
 #: Part of every hash: raised when stored numbers change their meaning.
 FORMAT = 1
@@ -142,6 +142,19 @@ class Study:
             f"{self.file}: there is no arm {path!r}.",
             remedy=f"The arms are: {', '.join(a.path for a in self.arms)}.",
         )
+
+    def warnings(self) -> list[str]:
+        """What is allowed but probably not meant, one sentence each."""
+        found = []
+        for arm in self.arms:
+            s, where = arm.settings, f"{self.file}: arm {arm.path}: "
+            rate = s.training.learning_rate
+            if isinstance(rate, CriticalFraction) and rate.critical_fraction >= 1:
+                found.append(
+                    f"{where}training.learning_rate.critical_fraction = {rate.critical_fraction} is above the critical "
+                    "learning rate: gradient descent diverges. Choose a fraction below 1."
+                )
+        return list(dict.fromkeys(found))
 
     def data_path(self, arm: Arm) -> Path:
         """Data store of an arm."""

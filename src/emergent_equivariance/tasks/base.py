@@ -66,6 +66,16 @@ class TaskData:
                 f"task: inputs have shape {self.input.shape[1:]}, the input action acts on {self.input_action.shape}.",
                 remedy="Give the factory's TaskData an action on the shape of one input.",
             )
+        if self.input.dtype != np.float64 or self.target.dtype != np.float64:
+            raise DataError(
+                f"task: inputs are {self.input.dtype} and targets {self.target.dtype}, expected float64.",
+                remedy="Convert them with .astype(float).",
+            )
+        if len(self.output_action.shape) != 1:
+            raise DataError(
+                f"task: the output action acts on shape {self.output_action.shape}, outputs are vectors.",
+                remedy="Flatten the outputs and give the action the shape (output,).",
+            )
         if self.target.shape != (samples, *self.output_action.shape) or self.split.shape != (samples,):
             raise DataError(
                 f"task: {samples} inputs, targets of shape {self.target.shape}, splits of shape {self.split.shape}; "
@@ -90,6 +100,12 @@ class TaskData:
         bad = sorted({str(s) for s in self.split if s not in ("train", "test") and not str(s).startswith("ood-")})
         if bad:
             raise DataError(f"task: unknown split labels {bad}.", remedy="Use 'train', 'test' or 'ood-NAME'.")
+        if self.readout.matrix.shape[1:] != self.output_action.shape:
+            raise DataError(
+                f"task: the matrix of the observable {self.readout.name!r} has shape {self.readout.matrix.shape}, "
+                f"expected (observable, {self.output_action.shape[0]}).",
+                remedy="Give one row per component of the observable and one column per output.",
+            )
         moved = self.readout.matrix[:, self.output_action.source] * self.output_action.sign
         if not np.allclose(moved, self.readout.matrix[:, None, :]):
             raise DataError(

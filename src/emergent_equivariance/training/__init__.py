@@ -1,5 +1,5 @@
 """Engines: the members of a shard → their predictions on group orbits at the recorded times."""
 
-from .problem import Engine, Problem, ShardResult, get_engine
+from .problem import Engine, Problem, ShardResult, build_problem, get_engine
 
-__all__ = ["Engine", "Problem", "ShardResult", "get_engine"]
+__all__ = ["Engine", "Problem", "ShardResult", "build_problem", "get_engine"]

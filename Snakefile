@@ -1,0 +1,33 @@
+# Emergent equivariance of deep ensembles: from a study file to a report.
+#
+#   snakemake --configfile config/digits.yaml        run a study (without the option: config/ising.yaml)
+#   snakemake -n                                     show what would run
+#   snakemake --report results/ising/snakemake-report.html
+#
+# Every rule calls one subcommand of `emeq`; all logic lives in src/emergent_equivariance.
+
+
+include: "workflow/rules/common.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+wildcard_constraints:
+    key="[0-9a-f]{16}",
+    arm=r"[^/~]+~[^/]+(/[^/~]+~[^/]+)*",
+    first=r"\d{6}",
+    last=r"\d{6}",
+
+
+rule all:
+    input:
+        study_products(),
+    default_target: True
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/theory.smk"
+include: "workflow/rules/members.smk"
+include: "workflow/rules/ensemble.smk"
+include: "workflow/rules/report.smk"

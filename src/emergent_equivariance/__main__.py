@@ -1,0 +1,5 @@
+"""``python -m emergent_equivariance`` is ``emeq``."""
+
+from .cli import main
+
+main()

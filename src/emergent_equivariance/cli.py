@@ -1,0 +1,256 @@
+"""``emeq``: one subcommand per rule of the workflow, same name, same arguments.
+
+Exit codes: 0 done; 1 something the user can mend, said in one paragraph; 2 wrong usage of the command line.
+Heavy libraries are imported by the subcommand that needs them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .errors import StoreError, StudyError, UserError
+from .study import Arm, Study, load_study
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from .tasks import TaskData
+
+app = typer.Typer(
+    help="Emergent equivariance of deep ensembles against the analytic NTK mean.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+
+StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
+ResultsOption = Annotated[Path, typer.Option("--results", help="Folder that holds results/STUDY.")]
+ArmOption = Annotated[str, typer.Option("--arm", help="Folder name of the arm, as printed by `emeq plan`.")]
+KeyOption = Annotated[str, typer.Option("--key", help="Key of the store, as printed by `emeq plan --keys`.")]
+
+
+def main() -> None:
+    """Run the command line; a UserError becomes one paragraph and exit code 1."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def say(text: str) -> None:
+    """Tell the user (or the log) how far the work is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def progress(what: str, every: float = 10.0) -> Callable[[int, int], None]:
+    """A callback (done, total) that rewrites one line on a terminal, and writes at most a line per 10 s to a log."""
+    start = last = time.monotonic()
+    terminal = sys.stderr.isatty()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if terminal or done == total or now - last > every:
+            last = now
+            rate = done / max(now - start, 1e-9)
+            line = f"{what}: {done}/{total}, {rate:.3g} per second, {(total - done) / max(rate, 1e-9):.0f} s left"
+            print(line, end="\r" if terminal and done < total else "\n", file=sys.stderr, flush=True)
+
+    return report
+
+
+@app.command()
+def validate(study_file: StudyArgument) -> None:
+    """Check a study file; print its arms, or what is wrong and how to mend it."""
+    study = load_study(study_file)
+    for warning in study.warnings():
+        say(f"warning: {warning}")
+    print(f"{study.file}: valid; study {study.name!r} has {len(study.arms)} arm(s):")
+    for arm in study.arms:
+        print(f"  {arm.path}")
+
+
+@app.command()
+def plan(
+    study_file: StudyArgument,
+    results: ResultsOption = Path("results"),
+    keys: Annotated[bool, typer.Option("--keys", help="Print the keys of the data and theory stores too.")] = False,
+) -> None:
+    """Print arms, members, shards, estimated work and disk; run nothing."""
+    from .plan import render
+
+    study = load_study(study_file, results)
+    for warning in study.warnings():
+        say(f"warning: {warning}")
+    render(study, keys)
+
+
+@app.command()
+def data(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Path("results")) -> None:
+    """Make one data store."""
+    from . import store
+    from .tasks import build_task
+
+    study = load_study(study_file, results)
+    arm = _arm_with(study, "data_key", key)
+    task = build_task(arm.settings)
+    store.write(store.task_to_dataset(task), study.data_path(arm), store.provenance(study))
+    say(f"data: {len(task.input)} samples, {json.dumps(task.provenance)}")
+
+
+@app.command()
+def theory(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Path("results")) -> None:
+    """Compute one theory store and the learning rate it resolves."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    from . import store, tracking
+    from .theory import solve
+
+    study = load_study(study_file, results)
+    arm = _arm_with(study, "theory_key", key)
+    solution = solve(arm.settings, _read_data(study, arm), progress=progress("kernel blocks"))
+    if warning := solution.attrs.get("warning"):
+        say(f"warning: {warning}")
+    rates = {name: float(solution.attrs[name]) for name in ("learning_rate", "critical_learning_rate")}
+    store.write(solution, study.theory_path(arm), store.provenance(study) | {"theory_key": key})
+    store.write_text(json.dumps(rates) + "\n", study.learning_rate_path(arm))
+    tracking.log_theory(study, arm, solution)
+
+
+@app.command()
+def train(
+    study_file: StudyArgument,
+    arm: ArmOption,
+    first: Annotated[int, typer.Option("--first", help="First member of the shard.", min=0)],
+    last: Annotated[int, typer.Option("--last", help="Last member of the shard, included.", min=0)],
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Train the members of one shard and record their predictions on group orbits."""
+    from . import store, tracking
+    from .training import build_problem, get_engine
+
+    study = load_study(study_file, results)
+    chosen = study.arm(arm)
+    if last < first:
+        raise StudyError(f"--last {last} is below --first {first}.", remedy="Give a range of members.")
+    execution = chosen.settings.execution
+    if execution.precision == "float64":
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+    problem = build_problem(chosen.settings, _read_data(study, chosen), _learning_rate(study, chosen))
+    together = None if execution.members_at_once == "auto" else execution.members_at_once
+    members = range(first, last + 1)
+    start = time.monotonic()
+    shard = (
+        get_engine(execution.engine).train(problem, members, together, progress("members")).to_dataset(problem, members)
+    )
+    seconds = time.monotonic() - start
+    attributes = store.provenance(study, chosen) | {"config_hash": chosen.config_hash, "seconds": seconds}
+    store.write(shard, study.shard_path(chosen, first, last), attributes)
+    diverged = int(shard["diverged"].sum())
+    say(f"{len(members)} members in {seconds:.2f} s" + (f", {diverged} of them diverged" if diverged else ""))
+    tracking.log_shard(study, chosen, shard, first, last)
+
+
+@app.command()
+def aggregate(study_file: StudyArgument, arm: ArmOption, results: ResultsOption = Path("results")) -> None:
+    """Form the ensembles of one arm from its shards and measure them against the theory."""
+    from . import store
+    from .ensemble import aggregate as aggregate_shards
+    from .ensemble import reference
+
+    study = load_study(study_file, results)
+    chosen = study.arm(arm)
+    solution = store.read(study.theory_path(chosen)).load() if chosen.settings.has_mean else None
+    shards = (
+        store.read(study.shard_path(chosen, first, last), config_hash=chosen.config_hash)
+        for first, last in study.shards(chosen)
+    )
+    members = chosen.settings.ensemble.members
+    known = reference(chosen.settings, _read_data(study, chosen), solution)
+    ensemble = aggregate_shards(shards, known, chosen.settings, members)
+    store.write(ensemble, study.ensemble_path(chosen), store.provenance(study, chosen))
+
+
+@app.command()
+def metrics(study_file: StudyArgument, results: ResultsOption = Path("results")) -> None:
+    """Join the ensembles of all arms into metrics.nc and the tables."""
+    from . import store
+    from .ensemble import join, tables
+
+    study = load_study(study_file, results)
+    joined = join(study, [store.read(study.ensemble_path(arm)) for arm in study.arms])
+    store.write_netcdf(joined, study.root / "metrics.nc", store.provenance(study))
+    for name, table in tables(joined).items():
+        store.write_text(table.to_csv(index=False), study.root / "tables" / f"{name}.csv")
+
+
+@app.command()
+def figures(study_file: StudyArgument, results: ResultsOption = Path("results")) -> None:
+    """Draw the pictures and write the key numbers in words."""
+    from . import store, tracking
+    from .ensemble import tables
+    from .figures import draw_all
+    from .report import summary_html
+
+    study = load_study(study_file, results)
+    joined = store.read_netcdf(study.root / "metrics.nc")
+    stores: dict[str, tuple[xr.Dataset, xr.Dataset | None, xr.Dataset]] = {}
+    for arm in study.arms:
+        solution = store.read(study.theory_path(arm)) if arm.settings.has_mean else None
+        stores[arm.path] = (store.read(study.data_path(arm)), solution, store.read(study.ensemble_path(arm)))
+    draw_all(study, joined, stores, study.root / "figures")
+    store.write_text(summary_html(study, joined, stores), study.root / "summary.html")
+    tracking.log_summary(study, joined, tables(joined))
+
+
+@app.command()
+def schema(
+    output: Annotated[Path, typer.Option("--output", help="Where to write it.")] = Path(
+        "workflow/schemas/study.schema.json"
+    ),
+) -> None:
+    """Write the JSON schema of study files, which gives editors completion and checks."""
+    from . import store
+    from .settings import json_schema
+
+    store.write_text(json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n", output)
+
+
+def _arm_with(study: Study, attribute: str, key: str) -> Arm:
+    for arm in study.arms:
+        if getattr(arm, attribute) == key:
+            return arm
+    known = sorted({getattr(arm, attribute) for arm in study.arms})
+    raise StudyError(f"{study.file}: no arm has the key {key}.", remedy=f"Its keys are: {', '.join(known)}.")
+
+
+def _read_data(study: Study, arm: Arm) -> TaskData:
+    from . import store
+
+    return store.task_from_dataset(store.read(study.data_path(arm)))
+
+
+def _learning_rate(study: Study, arm: Arm) -> float:
+    rate = arm.settings.training.learning_rate
+    if isinstance(rate, float):
+        return rate
+    path = study.learning_rate_path(arm)
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["learning_rate"])
+    except FileNotFoundError:
+        raise StoreError(
+            f"{path}: does not exist.", remedy=f"Run `emeq theory {study.file} --key {arm.theory_key}` first."
+        ) from None
+    except (ValueError, KeyError):
+        raise StoreError(f"{path}: is damaged.", remedy="Delete it and run the study again.") from None
