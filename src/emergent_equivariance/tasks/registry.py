@@ -1,0 +1,66 @@
+"""From the settings of an arm to its data: one module per task, one promise kept by all."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from ..errors import DataError
+from ..groups import Group, get_group
+from ..settings import CosineTask, CustomTask, DigitsTask, FashionMnistTask, IsingTask, Settings
+from . import cosine, custom, digits, fashion_mnist, ising
+from .base import TaskData
+
+
+def build_task(settings: Settings) -> TaskData:
+    """The data of an arm, checked.
+
+    Only ``settings.task`` and ``settings.group`` enter: arms that share both share their data.
+
+    Raises:
+      DataError: a set is missing or damaged, or the task is not what the settings promise (splits, numbers of
+        samples and outputs, invariant observable).
+      StudyError: the group does not act on the inputs.
+    """
+    data = _build(settings, get_group(settings.group))
+    data.check()
+    _check_promises(settings, data)
+    return data
+
+
+def _build(settings: Settings, group: Group) -> TaskData:
+    match settings.task:
+        case IsingTask() as task:
+            return ising.build(task, group)
+        case DigitsTask() as task:
+            return digits.build(task, group)
+        case FashionMnistTask() as task:
+            return fashion_mnist.build(task, group)
+        case CosineTask() as task:
+            return cosine.build(task, group)
+        case CustomTask() as task:
+            return custom.build(task, group)
+
+
+def _check_promises(settings: Settings, data: TaskData) -> None:
+    task = settings.task
+    key = f"task.factory: {task.factory!r}" if isinstance(task, CustomTask) else f"task.name: {task.name}"
+    runs = [(str(name), len(list(run))) for name, run in groupby(data.split)]
+    splits = [name for name, _ in runs]
+    if splits != settings.splits():
+        raise DataError(
+            f"{key}: delivered the splits {splits}, expected {settings.splits()}, each in one piece and in this order.",
+            remedy="Order the samples so, and list the out-of-distribution sets (without 'ood-') in task.ood.",
+        )
+    for name, promised in (("train", task.train), ("test", task.test)):
+        delivered = dict(runs)[name]
+        if delivered != promised:
+            raise DataError(
+                f"{key}: delivered {delivered} samples in the split {name}, task.{name} is {promised}.",
+                remedy=f"Set task.{name} to the number delivered, or deliver that many.",
+            )
+    for what, expected, got in (
+        ("inputs of shape", task.input_shape(), data.input.shape[1:]),
+        ("outputs", task.outputs(), data.target.shape[1]),
+    ):
+        if expected is not None and expected != got:
+            raise DataError(f"{key}: delivered {what} {got}, expected {expected}.")

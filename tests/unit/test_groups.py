@@ -1,0 +1,115 @@
+"""Every group is a group, every action an orthogonal representation of it."""
+
+import numpy as np
+import pytest
+
+from emergent_equivariance.errors import StudyError
+from emergent_equivariance.groups import (
+    GROUPS,
+    Action,
+    get_group,
+    grid_action,
+    invariant_action,
+    line_action,
+)
+
+
+def contract_cases() -> list:
+    cases = []
+    for group in GROUPS.values():
+        shapes = [(1, 1), (4, 4), (5, 5)] + ([(5, 4), (3, 6), (1, 7)] if group.order <= 2 else [])
+        for height, width in shapes:
+            for channels in (None, 1, 3):
+                label = f"{group.name}-grid-{height}x{width}-{channels}"
+                cases.append(pytest.param(grid_action(group, height, width, channels), id=label))
+        for shape in [(1,), (10,), (2, 3)]:
+            cases.append(pytest.param(invariant_action(group, shape), id=f"{group.name}-invariant-{shape}"))
+        if group.linear is not None:
+            cases.append(pytest.param(line_action(group), id=f"{group.name}-line"))
+    return cases
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_group_axioms(name):
+    group = get_group(name)
+    group.check()
+    assert group.elements[0] == "e"
+    assert group.order == {"trivial": 1, "c2": 2, "c4": 4, "d4": 8}[name]
+    assert (group.product[np.arange(group.order), group.inverse] == 0).all()
+
+
+@pytest.mark.parametrize("action", contract_cases())
+def test_action_contract(action):
+    action.check()
+    size = int(np.prod(action.shape))
+    assert action.character[0] == size
+    batch = np.random.default_rng(0).standard_normal((3, *action.shape))
+    orbit = action.orbit(batch)
+    assert orbit.shape == (3, action.group.order, *action.shape)
+    assert (orbit[:, 0] == batch).all()
+    # orthogonal: norms and inner products survive
+    flat = orbit.reshape(3, action.group.order, size)
+    gram = np.einsum("agi,bgi->gab", flat, flat)
+    np.testing.assert_allclose(gram, np.broadcast_to(gram[0], gram.shape), rtol=0, atol=1e-12)
+    # an equivariant map's orbit is constant after pulling back
+    assert (action.pull_back(flat) == batch.reshape(3, 1, size)).all()
+
+
+def test_the_contract_notices_a_wrong_action():
+    right = grid_action(get_group("c4"), 3, 3)
+    swapped = Action(right.group, right.shape, right.source[[0, 2, 1, 3]], right.sign)
+    with pytest.raises(AssertionError):
+        swapped.check()
+    with pytest.raises(AssertionError):
+        Action(right.group, right.shape, right.source[::-1], right.sign).check()
+
+
+def test_grid_action_is_the_known_rotation_and_flip():
+    image = np.arange(9.0).reshape(1, 3, 3)
+    orbit = grid_action(get_group("d4"), 3, 3).orbit(image)[0]
+    elements = dict(zip(get_group("d4").elements, orbit, strict=True))
+    np.testing.assert_array_equal(elements["r2"], image[0, ::-1, ::-1])
+    np.testing.assert_array_equal(elements["m"], image[0, :, ::-1])
+    assert any((elements["r"] == np.rot90(image[0], k)).all() for k in (1, 3))
+    np.testing.assert_array_equal(elements["rm"], np.rot90(image[0, :, ::-1], k=_turns(elements["r"], image[0])))
+
+
+def _turns(turned, image):
+    return next(k for k in (1, 3) if (np.rot90(image, k) == turned).all())
+
+
+def test_channels_stay_put():
+    image = np.random.default_rng(0).standard_normal((2, 4, 4, 3))
+    orbit = grid_action(get_group("c4"), 4, 4, 3).orbit(image)
+    plain = grid_action(get_group("c4"), 4, 4)
+    for channel in range(3):
+        np.testing.assert_array_equal(orbit[..., channel], plain.orbit(image[..., channel]))
+
+
+def test_line_action_is_the_mirror():
+    np.testing.assert_array_equal(line_action(get_group("c2")).orbit(np.array([[2.5]])), [[[2.5], [-2.5]]])
+
+
+def test_invariance_is_recognised():
+    assert invariant_action(get_group("d4"), (4,)).is_invariant
+    assert not grid_action(get_group("c2"), 2, 2).is_invariant
+    assert not line_action(get_group("c2")).is_invariant
+
+
+@pytest.mark.parametrize("name", ["c4", "d4"])
+def test_quarter_turns_refuse_a_rectangle(name):
+    with pytest.raises(StudyError, match="does not act on a 5×4 grid") as caught:
+        grid_action(get_group(name), 5, 4)
+    assert "c2" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["c4", "d4"])
+def test_planar_groups_refuse_a_line(name):
+    with pytest.raises(StudyError, match="does not act on one-dimensional inputs") as caught:
+        line_action(get_group(name))
+    assert "trivial, c2" in str(caught.value)
+
+
+def test_unknown_group_names_the_known_ones():
+    with pytest.raises(StudyError, match="trivial, c2, c4, d4"):
+        get_group("so3")
