@@ -65,7 +65,7 @@ def _inputs(problem: Problem, members: Sequence[int]) -> tuple[Any, Any]:
     precision = problem.settings.execution.precision
     initial = [initial_parameters(problem.network, problem.settings.ensemble.seed, member) for member in members]
     parameters = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), precision), *initial)
-    schedule = np.stack([problem.schedule(member) for member in members]) if problem.scheduled else None
+    schedule = np.stack([problem.schedule(member) for member in members]) if problem.scheduled and problem.total_steps else None
     return parameters, schedule
 
 

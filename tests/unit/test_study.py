@@ -1,0 +1,234 @@
+"""The study file: arms, hashes, shards, and what is said about bad input."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emergent_equivariance.errors import StudyError
+from emergent_equivariance.settings import StudyFile, json_schema
+from emergent_equivariance.study import load_study, parse_study, plan_shards, read_yaml
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted((ROOT / "config").glob("*.yaml"))
+BASE = read_yaml(ROOT / "config" / "ising.yaml")
+FILE = Path("my_study.yaml")
+
+
+def changed(**sections):
+    """The Ising study with some sections replaced; None drops a section."""
+    content = {**BASE, **sections}
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def test_arms_are_the_product_of_the_sweep_in_file_order():
+    study = parse_study(BASE, FILE)
+    assert [arm.path for arm in study.arms] == [
+        f"width~{width}/augmentation~{kind}" for width in (64, 128, 256) for kind in ("none", "full")
+    ]
+    assert study.arms[3].settings.network.width == 128
+    assert study.arms[3].settings.augmentation.kind == "full"
+    assert study.arms[3].coords == {"width": 128, "augmentation": "full"}
+
+
+def test_without_sweep_there_is_one_arm():
+    assert [arm.path for arm in parse_study(changed(sweep=None), FILE).arms] == ["arm~single"]
+
+
+def test_clashing_last_parts_keep_the_full_key():
+    study = parse_study(changed(sweep={"task.seed": [0, 1], "ensemble.seed": [0]}), FILE)
+    assert study.arms[1].labels == {"task.seed": "1", "ensemble.seed": "0"}
+
+
+def test_a_swept_subset_is_labelled_and_combines_with_its_seed():
+    sweep = {"augmentation.seed": [0, 1], "augmentation": [{"subset": 2}, "full"]}
+    study = parse_study(changed(sweep=sweep), FILE)
+    assert [arm.labels["augmentation"] for arm in study.arms] == ["subset-2", "full"] * 2
+    assert study.arms[2].settings.augmentation.model_dump() == {"kind": "subset", "subset": 2, "seed": 1}
+
+
+def test_arms_that_differ_in_width_share_theory_and_data():
+    arms = parse_study(BASE, FILE).arms
+    assert len({arm.data_key for arm in arms}) == 1
+    assert len({arm.theory_key for arm in arms}) == 2
+    assert len({arm.config_hash for arm in arms}) == 6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ensemble": {"members": 9999, "seed": 0}},
+        {"execution": {"shard_size": 7, "threads": 2}},
+        {"tracking": {"wandb": "disabled"}},
+        {"study": "renamed"},
+        {"evaluate": {"samples": 64, "member_counts": [1, 3]}},
+    ],
+)
+def test_what_does_not_affect_members_does_not_change_their_hash(change):
+    before, after = parse_study(BASE, FILE).arms, parse_study(changed(**change), FILE).arms
+    assert [arm.config_hash for arm in before] == [arm.config_hash for arm in after]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ensemble": {"members": 256, "seed": 1}},
+        {"training": {**BASE["training"], "steps": 301}},
+        {"training": {**BASE["training"], "seed": 1}},
+        {"task": {**BASE["task"], "seed": 1}},
+        {"group": "c2"},
+        {"evaluate": {"samples": 63}},
+        {"execution": {"precision": "float64"}},
+        {"network": {**BASE["network"], "b_std": 0.2}},
+    ],
+)
+def test_what_affects_members_changes_their_hash(change):
+    before, after = parse_study(BASE, FILE).arms, parse_study(changed(**change), FILE).arms
+    assert not {arm.config_hash for arm in before} & {arm.config_hash for arm in after}
+
+
+BAD = {
+    "unknown key": (changed(task={**BASE["task"], "latice": 5}), ["task.latice", "5", "lattice"]),
+    "unknown section": (changed(nettwork={}), ["nettwork", "network"]),
+    "wrong type": (changed(ensemble={"members": "many"}), ["ensemble.members", "many", "integer"]),
+    "out of range": (changed(ensemble={"members": 0}), ["ensemble.members", "0", "greater"]),
+    "empty sweep": (changed(sweep={}), ["sweep", "empty", "drop"]),
+    "empty sweep list": (changed(sweep={"network.width": []}), ["sweep.network.width", "non-empty"]),
+    "sweep of nothing": (changed(sweep={"network.widht": [1]}), ["network.widht", "width"]),
+    "sweep into a value": (changed(sweep={"group.name": ["c4"]}), ["sweep.group.name", "c4"]),
+    "sweep of the study": (changed(sweep={"study": ["a"]}), ["sweep.study", "whole study"]),
+    "value swept twice": (changed(sweep={"network.width": [8, 8]}), ["sweep.network.width", "8"]),
+    "unknown group": (changed(group="c5"), ["group", "c5", "'c4'"]),
+    "c4 on a 5×4 grid": (changed(task={**BASE["task"], "lattice": [5, 4]}), ["c4", "5×4", "square"]),
+    "d4 on a vector": (
+        changed(task={"name": "cosine"}, group="d4"),
+        ["d4", "one-dimensional", "trivial, c2"],
+    ),
+    "cnn on a vector": (
+        changed(task={"name": "cosine"}, group="c2", network={"name": "cnn"}),
+        ["cnn", "(1,)", "mlp"],
+    ),
+    "filters too large": (
+        changed(network={"name": "cnn", "kernel_size": 7}, sweep=None),
+        ["kernel_size", "5×5"],
+    ),
+    "even filters": (changed(network={"name": "cnn", "kernel_size": 2}, sweep=None), ["kernel_size", "even", "odd"]),
+    "record beyond the end": (
+        changed(training={**BASE["training"], "record": [0, 500]}),
+        ["record", "500", "300"],
+    ),
+    "more subset elements than the group": (
+        changed(augmentation={"subset": 5}, sweep=None),
+        ["augmentation.subset", "5", "c4", "4"],
+    ),
+    "critical fraction without theory": (
+        changed(training={"optimizer": "adam", "epochs": 2, "learning_rate": {"critical_fraction": 0.5}}),
+        ["critical_fraction", "number"],
+    ),
+    "epochs with gd": (changed(training={"epochs": 3}), ["gd", "steps"]),
+    "classification of one output": (
+        changed(training={**BASE["training"], "loss": "cross_entropy", "learning_rate": 0.1}),
+        ["cross_entropy", "ising", "mse"],
+    ),
+    "too many digits": (
+        changed(task={"name": "digits", "train": 1500, "test": 500}),
+        ["2000", "1797"],
+    ),
+    "unknown task": (changed(task={"name": "mnist"}), ["mnist", "fashion_mnist"]),
+    "missing task": (changed(task=None), ["task", "missing"]),
+    "study name with a slash": (changed(study="../escape"), ["study", "../escape"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_named_with_file_key_value_and_remedy(name):
+    content, expected = BAD[name]
+    with pytest.raises(StudyError) as caught:
+        parse_study(content, FILE)
+    message = str(caught.value)
+    assert str(FILE) in message
+    for text in expected:
+        assert text in message, message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("a: [1,", "not valid YAML"), ("- 1", "mapping"), ("study: a\nstudy: b", "twice")],
+)
+def test_broken_yaml_is_named(tmp_path, text, expected):
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    with pytest.raises(StudyError, match=expected) as caught:
+        load_study(file)
+    assert str(file) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(StudyError, match=r"none\.yaml"):
+        load_study(tmp_path / "none.yaml")
+
+
+def test_a_learning_rate_above_critical_is_warned_about():
+    content = changed(training={**BASE["training"], "learning_rate": {"critical_fraction": 1.5}})
+    warnings = parse_study(content, FILE).warnings()
+    assert warnings
+    assert all("1.5" in warning and "critical_fraction" in warning for warning in warnings)
+    assert parse_study(BASE, FILE).warnings() == []
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_shipped_studies_are_valid_and_fit_the_schema(file):
+    import jsonschema
+
+    study = load_study(file)
+    assert study.name == file.stem
+    assert file.read_text().startswith("# yaml-language-server: $schema=../workflow/schemas/study.schema.json\n")
+    jsonschema.validate(yaml.safe_load(file.read_text()), json_schema())
+
+
+def test_the_schema_on_disk_is_that_of_the_models():
+    stored = json.loads((ROOT / "workflow" / "schemas" / "study.schema.json").read_text())
+    assert stored == json_schema(), "run `make docs` to write it again"
+
+
+def test_every_field_has_a_description():
+    def fields(schema):
+        for name, definition in schema["$defs"].items():
+            for key, field in definition.get("properties", {}).items():
+                yield f"{name}.{key}", field
+        yield from schema["properties"].items()
+
+    sections = set(StudyFile.model_fields) - {"study", "kind", "sweep", "group"}
+    missing = [
+        key
+        for key, field in fields(json_schema())
+        if "description" not in field and key not in sections and not key.endswith(".name")
+    ]
+    assert missing == []
+
+
+@given(
+    members=st.integers(1, 500),
+    size=st.integers(1, 100),
+    existing=st.lists(
+        st.tuples(st.integers(0, 500), st.integers(0, 90)).map(lambda p: (p[0], p[0] + p[1])), max_size=8
+    ),
+)
+def test_shards_cover_the_members_once(members, size, existing):
+    shards = plan_shards(members, size, existing)
+    assert shards[0][0] == 0
+    assert all(b[0] == a[1] + 1 for a, b in zip(shards, shards[1:], strict=False))
+    assert shards[-1][0] < members <= shards[-1][1] + 1
+    assert all(last - first < size for first, last in shards if (first, last) not in existing)
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 64), st.integers(1, 64))
+def test_changing_the_member_count_reuses_every_shard(before, more, size, other_size):
+    old = plan_shards(before, size)
+    new = plan_shards(before + more, other_size, old)
+    assert new[: len(old)] == old
+    assert plan_shards(before, size, new)[: len(old)] == old
