@@ -103,7 +103,7 @@ def data(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Pat
     arm = _arm_with(study, "data_key", key)
     task = build_task(arm.settings)
     store.write(store.task_to_dataset(task), study.data_path(arm), store.provenance(study))
-    say(f"data: {len(task.input)} samples, {json.dumps(task.provenance)}")
+    say(f"data: {len(task.input)} samples, {json.dumps(task.provenance, ensure_ascii=False)}")
 
 
 @app.command()

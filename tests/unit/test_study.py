@@ -1,5 +1,6 @@
 """The study file: arms, hashes, shards, and what is said about bad input."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -221,7 +222,7 @@ def test_every_field_has_a_description():
 def test_shards_cover_the_members_once(members, size, existing):
     shards = plan_shards(members, size, existing)
     assert shards[0][0] == 0
-    assert all(b[0] == a[1] + 1 for a, b in zip(shards, shards[1:], strict=False))
+    assert all(b[0] == a[1] + 1 for a, b in itertools.pairwise(shards))
     assert shards[-1][0] < members <= shards[-1][1] + 1
     assert all(last - first < size for first, last in shards if (first, last) not in existing)
 

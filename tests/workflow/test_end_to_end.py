@@ -1,0 +1,166 @@
+"""The whole way from a study file to metrics, and what a second run makes again."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from emergent_equivariance import store
+from emergent_equivariance.study import load_study
+
+from .conftest import ROOT, TINY, Workplace
+
+
+def shards(workplace):
+    return {str(p.relative_to(workplace.root)): p.stat().st_mtime_ns for p in workplace.root.glob("members/**/*.zip")}
+
+
+def test_a_study_becomes_metrics_figures_and_words(finished):
+    metrics = store.read_netcdf(finished.root / "metrics.nc")
+    assert {"arm", "step", "split", "member_count"} <= set(metrics["orbit_variance"].dims)
+    assert set(metrics["augmentation"].values) == {"none", "full"}
+    assert list(metrics["member_count"].values) == [1, 2, 4, 8, 12]
+    assert list(metrics["split"].values) == ["train", "test", "ood-gaussian"]
+    for name in ("orbit_variance", "orbit_mse", "difference_to_ntk", "zscore_to_ntk", "predicted_orbit_variance"):
+        assert np.isfinite(metrics[name].sel(step=10)).all(), name
+        assert f"{name}_se" in metrics
+    assert (finished.root / "summary.html").read_text().count("tiny")
+    pictures = {p.stem for p in (finished.root / "figures").glob("*.svg")}
+    assert {"orbit_scaling", "orbit_in_time"} <= pictures
+    assert pictures == {p.stem for p in (finished.root / "figures").glob("*.png")}
+    assert (finished.root / "tables" / "key_numbers.csv").read_text().count("\n") > 2
+
+
+def test_the_ensemble_is_the_mean_of_its_members(finished):
+    study = load_study(finished.file, finished.folder / "results")
+    arm = study.arm("augmentation~full")
+    members = xr.concat(
+        [store.read(study.shard_path(arm, first, last)) for first, last in study.shards(arm)], dim="member"
+    )["prediction"].astype(float)
+    ensemble = store.read(study.ensemble_path(arm))
+    np.testing.assert_allclose(ensemble["mean"], members.mean("member"), rtol=1e-12, atol=1e-12)
+    observable = -members.sum("output") / 9
+    expected = observable.mean("member").var("element").groupby("split").mean("sample")
+    metrics = store.read_netcdf(finished.root / "metrics.nc")
+    measured = metrics["orbit_variance"].sel(arm=arm.path, member_count=12)
+    np.testing.assert_allclose(measured.sel(split=expected["split"]).T, expected, rtol=1e-6)
+
+
+def test_a_finished_study_has_nothing_to_do(workplace):
+    assert workplace.planned() == {}
+
+
+def test_a_deleted_shard_alone_is_made_again(workplace):
+    before = shards(workplace)
+    lost = "members/augmentation~full/members-000004-000007.zarr.zip"
+    content = store.read(workplace.root / lost).load()
+    metrics = store.read_netcdf(workplace.root / "metrics.nc")
+    (workplace.root / lost).unlink()
+    assert workplace.planned() == {
+        "train_shard": 1, "aggregate_arm": 1, "join_metrics": 1, "draw_figures": 1, "all": 1,
+    }
+    done = workplace.snakemake()
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = shards(workplace)
+    assert {name for name in after if after[name] != before[name]} == {lost}
+    xr.testing.assert_equal(store.read(workplace.root / lost).load(), content)
+    xr.testing.assert_equal(store.read_netcdf(workplace.root / "metrics.nc"), metrics)
+
+
+def test_more_members_and_another_arm_reuse_every_shard(workplace):
+    before = shards(workplace)
+    workplace.write(ensemble={"members": 18}, sweep={"augmentation": ["none", "full", "random"]})
+    assert workplace.planned()["train_shard"] == 2 * 2 + 5
+    done = workplace.snakemake()
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = shards(workplace)
+    assert {name: after[name] for name in before} == before
+    metrics = store.read_netcdf(workplace.root / "metrics.nc")
+    assert list(metrics["members"].values) == [18, 18, 18]
+    random = metrics.sel(arm="augmentation~random", step=10)
+    assert np.isfinite(random["difference_to_ntk"]).all()
+    assert random["predicted_orbit_variance"].isnull().all()
+
+
+def test_changed_settings_retrain_only_what_they_touch(workplace):
+    workplace.write(evaluate={"samples": 8, "member_counts": [3]})
+    assert "train_shard" not in workplace.planned()
+    assert workplace.planned()["aggregate_arm"] == 2
+    workplace.write(training={**TINY["training"], "steps": 20, "record": [0, 20]})
+    assert workplace.planned()["train_shard"] == 6
+
+
+def test_one_arm_can_be_built_alone(tmp_path):
+    workplace = Workplace(tmp_path, {**TINY, "ensemble": {"members": 2}})
+    done = workplace.snakemake("results/tiny/ensemble/augmentation~full.zarr.zip")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {p.parent.name for p in workplace.root.glob("members/**/*.zip")} == {"augmentation~full"}
+
+
+def test_a_damaged_shard_is_refused_by_name_and_nothing_is_lost(workplace):
+    path = workplace.root / "members" / "augmentation~full" / "members-000000-000003.zarr.zip"
+    path.write_bytes(path.read_bytes()[:2000])
+    before = shards(workplace)
+    done = workplace.snakemake()
+    assert done.returncode != 0
+    output = done.stdout + done.stderr
+    assert str(path.relative_to(workplace.folder)) in output
+    assert "is damaged" in output
+    assert "Delete this file" in output
+    assert "Traceback" not in output
+    assert shards(workplace) == before
+    path.unlink()
+    assert workplace.snakemake().returncode == 0
+
+
+def test_a_shard_of_another_study_is_refused_by_name(workplace):
+    folder = workplace.root / "members"
+    foreign = folder / "augmentation~full" / "members-000000-000003.zarr.zip"
+    shutil.copy(folder / "augmentation~none" / foreign.name, foreign)
+    done = workplace.emeq("aggregate", "study.yaml", "--arm", "augmentation~full")
+    assert done.returncode == 1
+    assert "another version of the study" in done.stderr
+    assert str(foreign.relative_to(workplace.folder)) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bad_study_is_refused_before_anything_runs(tmp_path):
+    workplace = Workplace(tmp_path, {**TINY, "group": "c5"})
+    done = workplace.snakemake("-n")
+    assert done.returncode != 0
+    assert "study.yaml: group = 'c5'" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_study_changed_from_the_command_line_is_refused(workplace):
+    done = workplace.snakemake("-n", "--config", "group=c2")
+    assert done.returncode != 0
+    assert "--config" in done.stdout + done.stderr
+
+
+def test_every_shipped_study_dry_runs(tmp_path):
+    for file in sorted((ROOT / "config").glob("*.yaml")):
+        place = Workplace(tmp_path, {"study": "unused"})
+        place.file = file
+        done = place.snakemake("-n", "--quiet", "all")
+        assert done.returncode == 0, f"{file}: {done.stdout}{done.stderr}"
+
+
+def test_without_a_configfile_the_ising_study_runs(tmp_path):
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "-n", "--cores", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "results/ising/metrics.nc" in done.stdout + done.stderr
+
+
+def test_the_learning_rate_file_is_what_training_used(finished):
+    study = load_study(finished.file, finished.folder / "results")
+    for arm in study.arms:
+        rates = json.loads(study.learning_rate_path(arm).read_text())
+        assert rates["learning_rate"] == pytest.approx(0.5 * rates["critical_learning_rate"])
+        assert store.read(study.shard_path(arm, 0, 3)).attrs["learning_rate"] == rates["learning_rate"]
