@@ -52,7 +52,7 @@ COLOURS = {
 PANEL = (3.4, 2.65)
 
 #: matplotlib settings of all pictures; the salt makes the identifiers in an SVG reproducible.
-RC: dict[str, Any] = {
+RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -277,6 +277,13 @@ def full_ensemble(metrics: xr.Dataset, arm: Choice) -> int:
     return int(counts[there].max()) if there.any() else int(counts.max())
 
 
+def last_step(metrics: xr.Dataset, arm: Choice) -> Any:
+    """The last step at which an arm has numbers: arms may be trained for different times."""
+    values = metrics["orbit_variance"].sel(arm=arm.key)
+    there = values.notnull().any([d for d in values.dims if d != "step"]).values
+    return metrics["step"].values[np.flatnonzero(there)[-1] if there.any() else -1]
+
+
 def member_band(
     metrics: xr.Dataset, arm: Choice, split: str, *, name: str = "orbit_variance", root: bool = True
 ) -> dict[str, np.ndarray]:
@@ -346,11 +353,17 @@ def _panels(splits: Sequence[str], **options: Any) -> tuple[Figure, list[Axes]]:
     return figure, list(axes.ravel()[: len(splits)])
 
 
+def _is_first(ax: Axes) -> bool:
+    """Whether a panel is the first of its row."""
+    place = ax.get_subplotspec()
+    return place is not None and place.is_first_col()
+
+
 def _finish(figure: Figure, title: str, notes: Iterable[str] = ()) -> Figure:
     """Title with what the picture leaves out, and one legend for all panels below them."""
     notes = [note for note in dict.fromkeys(notes) if note]
     figure.suptitle("\n".join([title, *notes]))
-    entries = {}
+    entries: dict[str, Any] = {}
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
@@ -362,7 +375,9 @@ def _finish(figure: Figure, title: str, notes: Iterable[str] = ()) -> Figure:
         entry = 0.062 * max(len(label.replace("$", "")) for label in entries) + 0.55
         columns = int(np.clip(figure.get_figwidth() / entry, 1, len(entries)))
         columns = int(np.ceil(len(entries) / np.ceil(len(entries) / columns)))
-        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, columnspacing=1.6)
+        figure.legend(
+            list(entries.values()), list(entries), loc="outside lower center", ncols=columns, columnspacing=1.6
+        )
     return figure
 
 
@@ -383,11 +398,24 @@ def _points(ax: Axes, series: Series, **options: Any) -> None:
     ax.errorbar(series.x, series.y, yerr=error, **{"marker": "o", "elinewidth": 0.9, **options})
 
 
+def _ensemble_axes(ax: Axes, metrics: xr.Dataset) -> None:
+    """Logarithmic axes over the ensemble size; a short range is labelled with its sizes."""
+    ax.set(xscale="log", yscale="log", xlabel="ensemble size $m$ (members)")
+    counts = metrics["member_count"].values
+    if counts.max() <= 16:
+        ax.set_xlim(counts.min() / 1.3, counts.max() * 1.3)
+        _plain_log_axis(ax.xaxis, counts)
+
+
+def _mean_of(members: int) -> str:
+    return f"mean of {members} member" + ("s" if members > 1 else "")
+
+
 def _time_axis(ax: Axes, metrics: xr.Dataset) -> None:
     """Training time: linear in epochs, logarithmic with 0 included in steps that span decades."""
     steps = np.asarray(metrics["step"].values, dtype=float)
     unit = str(metrics["step"].attrs.get("units", "step"))
-    ax.set_xlabel(f"training time ({unit}s)")
+    ax.set_xlabel("training time (" + " or ".join(f"{u}s" for u in unit.split(" or ")) + ")")
     positive = steps[steps > 0]
     if len(positive) > 1 and positive.max() / positive.min() >= 30:
         ax.set_xscale("symlog", linthresh=positive.min(), linscale=0.5)
@@ -482,7 +510,8 @@ def orbit_scaling(metrics: xr.Dataset) -> Figure:
     from μ_t and Σ_t, nothing fitted. Needs orbit_variance(arm, step, split, member_count), its _se,
     predicted_orbit_variance, member_orbit_variance, and for the text orbit_slope and orbit_variance_ratio.
     """
-    chosen, step = choose(metrics_choices(metrics)), metrics["step"].values[-1]
+    chosen = choose(metrics_choices(metrics))
+    step = last_step(metrics, chosen.main)
     splits = [str(s) for s in metrics["split"].values]
     figure, axes = _panels(splits)
     arms = [arm for arm in (chosen.control, *chosen.others, chosen.main) if arm]
@@ -501,8 +530,8 @@ def orbit_scaling(metrics: xr.Dataset) -> Figure:
             if len(theory.x):
                 predicted = True
                 label = r"predicted from $\mu_t$, $\Sigma_t$ (no fit)"
-                marker = {} if len(theory.x) > 1 else {"marker": "_", "ms": 12}
-                ax.plot(theory.x, theory.y, "--", color=COLOURS["theory"], lw=1.1, label=label, zorder=4, **marker)
+                dash: dict[str, Any] = {} if len(theory.x) > 1 else {"marker": "_", "ms": 12}
+                ax.plot(theory.x, theory.y, "--", color=COLOURS["theory"], lw=1.1, label=label, zorder=4, **dash)
             series = read_series(metrics, "orbit_variance", arm, split, "member_count", root=True, step=step)
             label = f"ensemble mean, {_augmented(arm.augmentation)}"
             marker = "s" if arm.augmentation == "none" else "o"
@@ -511,10 +540,10 @@ def orbit_scaling(metrics: xr.Dataset) -> Figure:
                 x = np.array([series.x[-1] ** 0.45, series.x[-1]])
                 y = 1.8 * series.y[-1] * np.sqrt(series.x[-1] / x)
                 ax.plot(x, y, ":", color=COLOURS["guide"], lw=1.6, label=r"slope $-1/2$", zorder=1)
-        ax.set(xscale="log", yscale="log", xlabel="ensemble size $m$ (members)")
+        _ensemble_axes(ax, metrics)
         _say(ax, _scaling_text(metrics, chosen, split, step))
     for ax in axes:
-        if ax.get_subplotspec().is_first_col():
+        if _is_first(ax):
             ax.set_ylabel(_deviation_label(metrics))
     notes = [*_missing(metrics, chosen), _first_of(metrics)]
     if not predicted:
@@ -560,13 +589,13 @@ def orbit_in_time(metrics: xr.Dataset) -> Figure:
                     label = r"predicted from $\mu_t$, $\Sigma_t$ (no fit)"
                     ax.plot(theory.x, theory.y, "--", color=COLOURS["theory"], lw=1.1, label=label, zorder=4)
             series = read_series(metrics, "orbit_variance", arm, split, "step", root=True)
-            label = f"mean of {full_ensemble(metrics, arm)} members, {_augmented(arm.augmentation)}"
+            label = f"{_mean_of(full_ensemble(metrics, arm))}, {_augmented(arm.augmentation)}"
             marker = "s" if arm.augmentation == "none" else "o"
             _points(ax, series, color=_colour(arm.augmentation), marker=marker, lw=0.9, ms=3.2, label=label, zorder=5)
         ax.set_yscale("log")
         _time_axis(ax, metrics)
     for ax in axes:
-        if ax.get_subplotspec().is_first_col():
+        if _is_first(ax):
             ax.set_ylabel(_deviation_label(metrics))
     notes = [*_missing(metrics, chosen), _first_of(metrics)]
     if not predicted:
@@ -595,7 +624,7 @@ def measured_over_predicted(metrics: xr.Dataset) -> Figure:
             _time_axis(ax, metrics)
             _plain_log_axis(ax.yaxis)
     for ax in axes:
-        if ax.get_subplotspec().is_first_col():
+        if _is_first(ax):
             ax.set_ylabel("measured/predicted\norbit variance")
     title = _heading(metrics, _augmented(chosen.main.augmentation))
     return _finish(figure, title, [_first_of(metrics)])
@@ -613,7 +642,7 @@ def distance_to_ntk(metrics: xr.Dataset) -> Figure:
     splits = [str(s) for s in metrics["split"].values]
     rows = 2 if len(chosen.widths) > 1 else 1
     figure, axes = _grid(len(splits), rows)
-    last = metrics["step"].values[-1]
+    last = last_step(metrics, chosen.main)
     for column, split in zip(axes.T, splits, strict=True):
         column[0].set_title(split_title(split))
         if rows == 2:
@@ -622,13 +651,13 @@ def distance_to_ntk(metrics: xr.Dataset) -> Figure:
         for arm, colour in zip(chosen.widths, _shades(len(chosen.widths), "viridis"), strict=True):
             series = read_series(metrics, "difference_to_ntk", arm, split, "member_count", step=last)
             _points(ax, series, color=colour, lw=0.9, ms=3.2, label=f"width {arm.width}, {_time(metrics, last)}")
-        ax.set(xscale="log", yscale="log", xlabel="ensemble size $m$ (members)")
+        _ensemble_axes(ax, metrics)
     for ax in axes[:, 0]:
         ax.set_ylabel("distance to the NTK mean\n(relative)")
     notes = [_first_of(metrics)]
     if rows == 1:
         notes.append("one width only: distance against width not drawn")
-    full = f"mean of {full_ensemble(metrics, chosen.main)} members" if rows == 2 else ""
+    full = _mean_of(full_ensemble(metrics, chosen.main)) if rows == 2 else ""
     return _finish(figure, _heading(metrics, _augmented(chosen.main.augmentation), full), notes)
 
 
@@ -679,7 +708,7 @@ def same_predictions(metrics: xr.Dataset) -> Figure:
     chosen = choose(metrics_choices(metrics))
     splits = [str(s) for s in metrics["split"].values]
     figure, axes = _panels(splits, sharey=True)
-    last = metrics["step"].values[-1]
+    last = last_step(metrics, chosen.main)
     arms = [arm for arm in (chosen.control, *chosen.others, chosen.main) if arm]
     name = "orbit_same_predictions"
     for ax, split in zip(axes, splits, strict=True):
@@ -689,12 +718,12 @@ def same_predictions(metrics: xr.Dataset) -> Figure:
             if len(band["x"]) and arm in (chosen.main, chosen.control) and full_ensemble(metrics, arm) > 1:
                 shade = COLOURS["member"] if main else colour
                 label = f"single members, min…max, {_augmented(arm.augmentation)}"
-                options = {"alpha": 0.3 if main else 0.13, "lw": 0, "label": label}
+                options: dict[str, Any] = {"alpha": 0.3 if main else 0.13, "lw": 0, "label": label}
                 ax.fill_between(band["x"], band["min"], band["max"], color=shade, **options)
                 if main:
                     ax.plot(band["x"], band["mean"], color=shade, lw=1, label="single members, mean")
             series = read_series(metrics, name, arm, split, "step")
-            label = f"mean of {full_ensemble(metrics, arm)} members, {_augmented(arm.augmentation)}"
+            label = f"{_mean_of(full_ensemble(metrics, arm))}, {_augmented(arm.augmentation)}"
             marker = "o" if arm.augmentation != "none" else "s"
             _points(ax, series, color=colour, marker=marker, ms=3.2, label=label, zorder=5)
         if "group_order" in metrics.coords:
@@ -705,7 +734,7 @@ def same_predictions(metrics: xr.Dataset) -> Figure:
         _time_axis(ax, metrics)
         _say(ax, _same_text(metrics, chosen, split, last), x=0.97)
     for ax in axes:
-        if ax.get_subplotspec().is_first_col():
+        if _is_first(ax):
             ax.set_ylabel("orbit same predictions")
     title = _heading(metrics, f"width {chosen.main.width}")
     return _finish(figure, title, [*_missing(metrics, chosen), _first_of(metrics)])
@@ -772,6 +801,10 @@ def _theory_variance(theory: xr.Dataset) -> xr.DataArray | None:
     return covariance.isel(element_=0, drop=True).copy(data=values)
 
 
+if TYPE_CHECKING:
+    Stores = ArmStores | tuple[xr.Dataset, xr.Dataset | None, xr.Dataset]
+
+
 class _Line(NamedTuple):
     """Functions of one real input on a grid that is symmetric about 0; the last axis is the grid."""
 
@@ -814,7 +847,7 @@ def mirror(study: Study, stores: Mapping[str, ArmStores], *, steps: Sequence[int
     notes = [_without_theory(stores, arms)]
     for column, arm in zip(axes.T, arms, strict=True):
         line, size = _line(stores[arm.key]), ensemble_size(stores[arm.key].ensemble)
-        column[0].set_title(f"{_augmented(arm.augmentation)}: mean of {size} members")
+        column[0].set_title(f"{_augmented(arm.augmentation)}: {_mean_of(size)}")
         for ax, step in zip(column, rows, strict=False):
             _mirror_panel(ax, stores[arm.key], line, step, arm)
         _asymmetry_panel(column[-1], stores[arm.key], line, rows[-1], arm)
@@ -831,8 +864,7 @@ def mirror(study: Study, stores: Mapping[str, ArmStores], *, steps: Sequence[int
 
 
 def _mirror_panel(ax: Axes, stores: ArmStores, line: _Line, step: int, arm: Choice) -> None:
-    at = {"step": step, "output": 0}
-    data, ensemble, theory = stores.data, stores.ensemble, stores.theory
+    data, ensemble, theory = stores.data, stores.ensemble, _theory(stores)
     _shade_outside(ax, data, line)
     if theory is not None:
         mean = line.of(theory["mean"].sel(step=step).isel(output=0))
@@ -846,10 +878,9 @@ def _mirror_panel(ax: Axes, stores: ArmStores, line: _Line, step: int, arm: Choi
     examples = example_members(ensemble)
     if examples is not None:
         curves = line.of(examples.sel(step=step).isel(output=0).transpose("example", ...))
-        for k, curve in enumerate(curves[:4]):
-            label = "single members" if k == 0 else None
-            ax.plot(line.x, curve, color=COLOURS["member"], lw=0.7, label=label, zorder=2)
-    curve = line.of(ensemble["mean"].sel(step=at["step"]).isel(output=0))
+        for curve in curves[:4]:
+            ax.plot(line.x, curve, color=COLOURS["member"], lw=0.7, label="single members", zorder=2)
+    curve = line.of(ensemble["mean"].sel(step=step).isel(output=0))
     label = f"ensemble mean, {_augmented(arm.augmentation)}"
     ax.plot(line.x, curve, color=_colour(arm.augmentation), lw=2.6, label=label, zorder=3, solid_capstyle="butt")
     image = "its mirror image, $f(-x)$"
@@ -859,7 +890,7 @@ def _mirror_panel(ax: Axes, stores: ArmStores, line: _Line, step: int, arm: Choi
         ax.plot(line.x, mean, color=COLOURS["theory"], lw=1.0, ls=(3, (3, 3)), label=label, zorder=4)
     train = data["split"].values == "train"
     x, y = data["input"].values.reshape(len(train), -1)[train, 0], data["target"].values[train, 0]
-    black = {"marker": "o", "ls": "none", "ms": 3.6, "zorder": 6, "mec": "black", "mew": 0.7}
+    black: dict[str, Any] = {"marker": "o", "ls": "none", "ms": 3.6, "zorder": 6, "mec": "black", "mew": 0.7}
     ax.plot(x, y, mfc="black", label="training points", **black)
     if arm.augmentation != "none":
         ax.plot(-x, y, mfc="white", label="added by augmentation", **black)
@@ -875,7 +906,7 @@ def _asymmetry_panel(ax: Axes, stores: ArmStores, line: _Line, step: int, arm: C
     if examples is not None:
         for curve in odd(examples.transpose("example", ...))[:4]:
             ax.plot(line.x, curve, color=COLOURS["member"], lw=0.7, zorder=2)
-    theory = stores.theory
+    theory = _theory(stores)
     if theory is not None:
         centre = odd(theory["mean"])
         if "orbit_covariance" in theory:
@@ -884,7 +915,7 @@ def _asymmetry_panel(ax: Axes, stores: ArmStores, line: _Line, step: int, arm: C
             both = np.repeat(spread[:, None], block.shape[1], axis=1).reshape(-1)[line.order]
             band = 2 * np.sqrt(np.maximum(both, 0) / ensemble_size(stores.ensemble))
             label = r"theory, $\mu_t \pm 2$ standard errors of the ensemble mean"
-            options = {"color": COLOURS["theory"], "alpha": 0.25, "lw": 0, "label": label, "zorder": 3}
+            options: dict[str, Any] = {"color": COLOURS["theory"], "alpha": 0.25, "lw": 0, "label": label, "zorder": 3}
             ax.fill_between(line.x, centre - band, centre + band, **options)
     ax.axhline(0, color=COLOURS["guide"], lw=0.6, zorder=1)
     ax.plot(line.x, odd(stores.ensemble["mean"]), color=_colour(arm.augmentation), lw=1.6, zorder=4)
@@ -916,14 +947,14 @@ def orbit_profile(study: Study, stores: Mapping[str, ArmStores], *, samples: int
     chosen = choose(choice for choice in study_choices(study) if choice.key in stores)
     arms = [arm for arm in (chosen.control, chosen.main) if arm]
     reference = stores[chosen.main.key]
-    label_of = dict(zip(reference.data["sample"].values.tolist(), reference.data["split"].values.tolist(), strict=True))
+    split_of = dict(zip(reference.data["sample"].values.tolist(), reference.data["split"].values.tolist(), strict=True))
     evaluated = reference.ensemble["sample"].values.tolist()
-    splits = list(dict.fromkeys(label_of[s] for s in evaluated))
+    splits = list(dict.fromkeys(split_of[s] for s in evaluated))
     figure, axes = _grid(len(splits), len(arms), sharey="col", sharex=True)
-    notes = [_without_theory(stores, arms)]
+    notes: list[str] = [_without_theory(stores, arms)]
     for row, arm in zip(axes, arms, strict=True):
         for ax, split in zip(row, splits, strict=True):
-            picked = [s for s in evaluated if label_of[s] == split][:samples]
+            picked = [s for s in evaluated if split_of[s] == split][:samples]
             notes += _profile_panel(ax, stores[arm.key], picked, arm, reference)
             ax.set_title(split_title(split) if arm is arms[0] else "")
         row[0].set_ylabel(f"{_augmented(arm.augmentation)}\n{_observable(reference)} − orbit mean")
@@ -934,9 +965,16 @@ def orbit_profile(study: Study, stores: Mapping[str, ArmStores], *, samples: int
     return _finish(figure, f"{study.name} · width {chosen.main.width} · {unit} {last}", notes)
 
 
+def _theory(stores: ArmStores) -> xr.Dataset | None:
+    """The theory that an ensemble store can be held against: none where it averages the softmax of the outputs."""
+    if stores.theory is None or stores.ensemble.attrs.get("ensemble_mean") == "softmax":
+        return None
+    return stores.theory.sel(sample=stores.ensemble["sample"].values)
+
+
 def _without_theory(stores: Mapping[str, ArmStores], arms: Sequence[Choice]) -> str:
     """Which of the arms have no analytic mean, in words; empty if all have one."""
-    without = [_augmented(arm.augmentation) for arm in arms if stores[arm.key].theory is None]
+    without = [_augmented(arm.augmentation) for arm in arms if _theory(stores[arm.key]) is None]
     return f"no analytic mean: {', '.join(without)}" if without else ""
 
 
@@ -951,11 +989,13 @@ def _profile_panel(ax: Axes, stores: ArmStores, picked: list, arm: Choice, refer
     readout = stores.data["readout"].values
     members = ensemble_size(stores.ensemble)
     last = {"step": stores.ensemble["step"].values[-1]}
-    theory = None if stores.theory is None else stores.theory.sel(last)
-    sigma = None if stores.theory is None else _theory_variance(stores.theory)
+    complete = _theory(stores)
+    theory = None if complete is None else complete.sel(last)
+    sigma = None if complete is None else _theory_variance(complete)
     examples = example_members(stores.ensemble)
     elements = [str(label) for label in stores.ensemble["element"].values]
-    ticks = []
+    ticks: list[float] = []
+    options: dict[str, Any]
 
     def observed(values: xr.DataArray, sample: Any, row: np.ndarray) -> np.ndarray:
         return np.asarray(values.sel(sample=sample).transpose(..., "element", "output"), dtype=float) @ row
@@ -988,7 +1028,7 @@ def _profile_panel(ax: Axes, stores: ArmStores, picked: list, arm: Choice, refer
             options = {"color": COLOURS["member"], "lw": 0, "elinewidth": 0.8, "capsize": 2.5, "label": label}
             ax.errorbar(x, mean - centre, yerr=2 * deviation, zorder=3, **options)
         error = np.full(len(x), np.nan) if deviation is None else 2 * deviation / np.sqrt(members)
-        label = f"mean of {members} members ± 2 standard errors, {_augmented(arm.augmentation)}"
+        label = f"{_mean_of(members)} ± 2 standard errors, {_augmented(arm.augmentation)}"
         _points(
             ax, Series(x, mean - centre, error), color=_colour(arm.augmentation), lw=1.0, ms=3.2, label=label, zorder=5
         )
@@ -1111,17 +1151,18 @@ def figure_paths(study: Study, folder: Path) -> list[Path]:
     return [folder / f"{name}.{suffix}" for name in figure_names(study) for suffix in ("svg", "png")]
 
 
-def draw_all(study: Study, metrics: xr.Dataset, stores: Mapping[str, ArmStores], folder: Path) -> list[Path]:
+def draw_all(study: Study, metrics: xr.Dataset, stores: Mapping[str, Stores], folder: Path) -> list[Path]:
     """Draw every picture the study has, as SVG and PNG; the same input gives the same bytes.
 
     Args:
       metrics: the study's metrics.nc.
-      stores: stores by arm path, for the arms of store_arms(study).
+      stores: (data, theory or None, ensemble) by arm path, at least for the arms of store_arms(study).
       folder: where the files go; made if it is missing.
 
     Returns the files written.
     """
     metrics = with_arm_coordinates(study, metrics)
+    stores = {path: ArmStores(*of_arm) for path, of_arm in stores.items()}
     folder.mkdir(parents=True, exist_ok=True)
     for name in figure_names(study):
         picture = FIGURES[name]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from .figures import (
     Choice,
     choose,
     full_ensemble,
-    member_band,
+    last_step,
     metrics_choices,
     read_series,
     with_arm_coordinates,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from .figures import Stores
     from .study import Arm, Study
 
 #: Metrics of the full ensemble that are listed where the study has them → heading of the column.
@@ -64,9 +66,9 @@ def number(value: float, error: float = np.nan) -> str:
 def key_numbers(study: Study, metrics: xr.Dataset) -> pd.DataFrame:
     """One row per arm and split at the last recorded step; the numbers the report says in words.
 
-    Columns: the arm, its swept keys, split, step, ensemble_size, diverged; member_deviation with
-    member_deviation_std (over members); ensemble_deviation and predicted_deviation with _se; orbit_slope and
-    orbit_variance_ratio with _se; and of LISTED what the study has, with _se.
+    Columns: the arm, its swept keys, split, step, ensemble_size, diverged; member_deviation (root mean square over
+    members) with its _se and member_deviation_std (over members); ensemble_deviation and predicted_deviation with
+    _se; orbit_slope and orbit_variance_ratio with _se; and of LISTED what the study has, with _se.
     """
     import pandas as pd
 
@@ -81,21 +83,32 @@ def key_numbers(study: Study, metrics: xr.Dataset) -> pd.DataFrame:
 
 
 def _row(arm: Arm, choice: Choice, metrics: xr.Dataset, split: str) -> dict[str, Any]:
-    step = metrics["step"].values[-1]
+    step = last_step(metrics, choice)
     row: dict[str, Any] = {"arm": choice.key, **arm.coords, "split": split, "step": int(step)}
     row["ensemble_size"] = full_ensemble(metrics, choice)
     row["diverged"] = int(metrics["diverged"].sel(arm=choice.key))
-    band = member_band(metrics, choice, split)
-    there = len(band["x"]) > 0 and band["x"][-1] == step
-    row["member_deviation"], row["member_deviation_std"] = (
-        (band["mean"][-1], band["std"][-1]) if there else (np.nan, np.nan)
-    )
+    row |= _members_deviation(metrics, choice, split, step)
     for column, name in (("ensemble_deviation", "orbit_variance"), ("predicted_deviation", "predicted_orbit_variance")):
         row[column], row[f"{column}_se"] = _at(metrics, name, choice, split, step, root=True)
     for name in ("orbit_slope", "orbit_variance_ratio", *LISTED):
         if name in metrics:
             row[name], row[f"{name}_se"] = _at(metrics, name, choice, split, step)
     return row
+
+
+def _members_deviation(metrics: xr.Dataset, arm: Choice, split: str, step: Any) -> dict[str, float]:
+    """Root mean square orbit deviation of single members, its standard error, and their standard deviation."""
+    names = ("member_deviation", "member_deviation_se", "member_deviation_std")
+    if "member_orbit_variance" not in metrics:
+        return dict.fromkeys(names, np.nan)
+    variance = metrics["member_orbit_variance"].sel(arm=arm.key, split=split, step=step).values.astype(float)
+    variance = variance[np.isfinite(variance) & (variance >= 0)]
+    if not len(variance):
+        return dict.fromkeys(names, np.nan)
+    root = np.sqrt(variance.mean())
+    error = variance.std(ddof=1) / np.sqrt(len(variance)) if len(variance) > 1 else np.nan
+    spread = np.sqrt(variance).std(ddof=1) if len(variance) > 1 else np.nan
+    return dict(zip(names, (root, error / (2 * root) if root else np.nan, spread), strict=True))
 
 
 def _at(metrics: xr.Dataset, name: str, arm: Choice, split: str, step: Any, root: bool = False) -> tuple[float, float]:
@@ -122,20 +135,27 @@ def why_no_covariance(arm: Arm) -> str:
     return "fresh random group elements add noise to it" if random else "theory.covariance is false"
 
 
-def summary_html(study: Study, metrics: xr.Dataset) -> str:
-    """The key numbers in words, as one self-contained HTML page. The same input gives the same text."""
+def summary_html(study: Study, metrics: xr.Dataset, stores: Mapping[str, Stores] | None = None) -> str:
+    """The key numbers in words, as one self-contained HTML page. The same input gives the same text.
+
+    Args:
+      stores: (data, theory or None, ensemble) by arm path; from the data the provenance is quoted, and from the
+        theory its warnings. Numbers come from the metrics only.
+    """
     metrics = with_arm_coordinates(study, metrics)
     table = key_numbers(study, metrics)
-    unit, step = metrics["step"].attrs.get("units", "step"), table["step"].iloc[0]
+    unit, last = metrics["step"].attrs.get("units", "step"), sorted(set(table["step"]))
+    when = f"{unit} {last[0]}" if len(last) == 1 else "the last recorded times"
     name = html.escape(study.name)
     parts = [
-        f"<h1>{name}: key numbers at {unit} {step}</h1>",
+        f"<h1>{name}: key numbers at {when}</h1>",
         *_claims(metrics, table),
         *_theory_words(study, metrics),
+        *_warnings(stores or {}),
         *_member_words(study, metrics),
         _html_table(study, table),
         f"<p class='note'>{_NOTE}</p>",
-        *_provenance(metrics),
+        *_provenance(metrics, stores or {}),
     ]
     head = f"<meta charset='utf-8'><title>{name}: key numbers</title><style>{_CSS}</style>"
     return f"<!DOCTYPE html>\n<html lang='en'><head>{head}</head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
@@ -150,8 +170,8 @@ _CSS = (
 )
 
 _NOTE = (
-    "Orbit deviation: square root of the variance over the group orbit, averaged over samples. Members: mean "
-    "± standard deviation over members. All other errors are standard errors. Slope: of log orbit deviation "
+    "Orbit deviation: square root of the variance over the group orbit, averaged over samples. Member: root mean "
+    "square over members. Errors are standard errors. Slope: of log orbit deviation "
     "against log ensemble size; −1/2 is expected where the infinite ensemble is invariant. Measured/predicted: "
     "of orbit variances, nothing fitted. Distance to the NTK mean: root mean square, relative to that of the NTK mean."
 )
@@ -175,7 +195,7 @@ def _claim(row: pd.Series, observable: str) -> str:
     size, split = int(row["ensemble_size"]), html.escape(row["split"])
     place = {"train": "training inputs", "test": "test inputs"}.get(split)
     place = place or f"out-of-distribution inputs ({split.removeprefix('ood-')})"
-    member = number(row["member_deviation"], row["member_deviation_std"])
+    member = number(row["member_deviation"], row["member_deviation_se"])
     text = f"<b>On {place}</b> a single member's {observable} varies over the orbit by {member}"
     if size == 1:
         return text + "; with one member there is no ensemble to average."
@@ -225,7 +245,7 @@ def _member_words(study: Study, metrics: xr.Dataset) -> list[str]:
 def _html_table(study: Study, table: pd.DataFrame) -> str:
     keys = [key for key in study.arms[0].coords if key in table]
     pairs = [
-        ("member deviation", "member_deviation", "member_deviation_std"),
+        ("member deviation", "member_deviation", "member_deviation_se"),
         ("ensemble deviation", "ensemble_deviation", "ensemble_deviation_se"),
         ("predicted", "predicted_deviation", "predicted_deviation_se"),
         ("slope", "orbit_slope", "orbit_slope_se"),
@@ -245,13 +265,31 @@ def _html_table(study: Study, table: pd.DataFrame) -> str:
     return f"<h2>All arms</h2>\n<div class='scroll'><table>\n<tr>{heads}</tr>\n{body}\n</table></div>"
 
 
-def _provenance(metrics: xr.Dataset) -> list[str]:
-    """Where the data came from and what computed the numbers, as the attributes of the metrics say."""
-    items = []
-    for name, value in metrics.attrs.items():
-        if "provenance" not in str(name) and name not in ("git_commit", "versions"):
-            continue
-        items.append(f"<li><b>{html.escape(str(name).replace('_', ' '))}</b>: {html.escape(_flat(value))}</li>")
+def _warnings(stores: Mapping[str, Stores]) -> list[str]:
+    """Warnings that the theory stores carry, each once with its arms."""
+    found: dict[str, list[str]] = {}
+    for path, (_, theory, _) in stores.items():
+        if theory is not None and theory.attrs.get("warning"):
+            found.setdefault(str(theory.attrs["warning"]), []).append(path)
+    return [f"<p><b>Warning</b> ({html.escape(', '.join(arms))}): {html.escape(t)}</p>" for t, arms in found.items()]
+
+
+def _provenance(metrics: xr.Dataset, stores: Mapping[str, Stores]) -> list[str]:
+    """Where the data came from and what computed the numbers, as the attributes of metrics and stores say."""
+    quoted = ("data_provenance", "versions", "git_commit")
+    found = [
+        (name, attributes[name])
+        for attributes in [
+            metrics.attrs,
+            *(part.attrs for data, _, ensemble in stores.values() for part in (data, ensemble)),
+        ]
+        for name in quoted
+        if name in attributes
+    ]
+    items = [
+        f"<li><b>{html.escape(name.replace('_', ' '))}</b>: {html.escape(_flat(value))}</li>"
+        for name, value in sorted(dict.fromkeys(found), key=lambda item: quoted.index(item[0]))
+    ]
     return ["<h2>Provenance</h2>\n<ul>\n" + "\n".join(items) + "\n</ul>"] if items else []
 
 

@@ -423,7 +423,7 @@ def test_metrics_of_another_study_are_refused(metrics):
 def test_every_picture_has_a_caption_that_renders():
     jinja2, core = pytest.importorskip("jinja2"), pytest.importorskip("docutils.core")
     folder = ROOT / "workflow" / "report"
-    captions = {"workflow.rst", "key_numbers.rst", *(picture.caption for picture in FIGURES.values())}
+    captions = {"workflow.rst", "summary.rst", *(picture.caption for picture in FIGURES.values())}
     assert {path.name for path in folder.iterdir()} == captions
     for name in sorted(captions):
         context = {"config": {"study": "my_study", "training": {}}, "wildcards": {}}
@@ -524,3 +524,25 @@ def test_series_of_a_missing_variable_is_empty(metrics):
     )
     assert all(len(part) == 0 for part in series)
     assert isinstance(metrics, xr.Dataset)
+
+
+def test_arms_trained_for_different_times_are_read_at_their_own_last_step(study, metrics):
+    early = [arm for arm in metrics["arm"].values if arm != FULL]
+    for name in ("orbit_variance", "member_orbit_variance"):
+        metrics[name].loc[{"arm": early, "step": 300}] = np.nan
+    table = report.key_numbers(study, metrics)
+    assert set(table.loc[table["arm"] == FULL, "step"]) == {300} and set(table.loc[table["arm"] == NONE, "step"]) == {
+        100
+    }
+    assert "the last recorded times" in report.summary_html(study, metrics)
+
+
+def test_summary_quotes_provenance_and_warnings_of_the_stores():
+    study = cosine_study()
+    metrics, stores = make_metrics(study), make_stores(study)
+    data, theory, ensemble = stores["augmentation~full"]
+    data.attrs["data_provenance"] = '{"source": "a real data set", "md5": ["ab", "cd"]}'
+    theory.attrs["warning"] = "the learning rate is above critical"
+    text = plain(report.summary_html(study, metrics, {"augmentation~full": (data, theory, ensemble)}))
+    assert "source: a real data set; md5: ab, cd" in text
+    assert "Warning (augmentation~full): the learning rate is above critical" in text
