@@ -45,7 +45,7 @@ def test_the_ensemble_is_the_mean_of_its_members(finished):
     expected = observable.mean("member").var("element").groupby("split").mean("sample")
     metrics = store.read_netcdf(finished.root / "metrics.nc")
     measured = metrics["orbit_variance"].sel(arm=arm.path, member_count=12)
-    np.testing.assert_allclose(measured.sel(split=expected["split"]).T, expected, rtol=1e-6)
+    np.testing.assert_allclose(measured.sel(split=expected["split"]).transpose(*expected.dims), expected, rtol=1e-6)
 
 
 def test_a_finished_study_has_nothing_to_do(workplace):
