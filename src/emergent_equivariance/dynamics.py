@@ -132,7 +132,8 @@ def mean(
     modes = cross_ntk @ spectrum.eigenvector
     coefficients = spectrum.eigenvector.T @ target
     weights = _responses(spectrum, times, learning_rate, target.shape[1], form)
-    return np.stack([modes @ (weight[:, None] * coefficients) for weight in weights])
+    with np.errstate(over="ignore", invalid="ignore"):  # above the critical learning rate
+        return np.stack([modes @ (weight[:, None] * coefficients) for weight in weights])
 
 
 def covariance(
@@ -167,10 +168,10 @@ def covariance(
     train_modes = vectors.T @ train_nngp @ vectors
     result = []
     for weight in _responses(spectrum, times, learning_rate, outputs, form):
-        fitted = ntk_modes * weight
-        half = fitted @ (train_modes / 2) - nngp_modes
-        change = half @ fitted.swapaxes(-1, -2)
-        result.append(nngp + change + change.swapaxes(-1, -2))
+        with np.errstate(over="ignore", invalid="ignore"):  # above the critical learning rate
+            fitted = ntk_modes * weight
+            half = (fitted @ (train_modes / 2) - nngp_modes) @ fitted.swapaxes(-1, -2)
+            result.append(nngp + (half + half.swapaxes(-1, -2)))
     return np.stack(result)
 
 

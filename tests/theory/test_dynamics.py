@@ -98,9 +98,7 @@ def test_flow_against_neural_tangents(problem: dict[str, np.ndarray]) -> None:
     zero = np.zeros_like(start)
     for time, mean, covariance in zip(times, means, covariances, strict=True):
         arguments = {"k_test_train": jnp.asarray(problem["cross_ntk"]), "t": time}
-        fitted = predict(
-            fx_train_0=jnp.asarray(zero[:ROWS]), fx_test_0=jnp.asarray(zero[ROWS:]), **arguments
-        )[1]
+        fitted = predict(fx_train_0=jnp.asarray(zero[:ROWS]), fx_test_0=jnp.asarray(zero[ROWS:]), **arguments)[1]
         np.testing.assert_allclose(mean, fitted, rtol=1e-10, atol=1e-12)
         response = np.stack(
             [

@@ -88,7 +88,7 @@ def test_mlp(hidden_layers: int, biases: tuple[float, float], activation: str) -
     [("SAME", 3, "relu", 0.3), ("VALID", 2, "erf", 0.0), ("CIRCULAR", 3, "relu", 0.0), ("SAME", 2, "erf", 0.5)],
 )
 def test_cnn(padding: str, kernel_size: int, activation: str, b_std: float, head: str) -> None:
-    width = 64
+    width = 48
     section = CnnNetwork(
         name="cnn",
         width=width,

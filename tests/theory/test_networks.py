@@ -29,15 +29,13 @@ def cnn(**options: Any) -> Network:
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 @pytest.mark.parametrize("b_std", [0.0, 0.3])
 def test_conv_gives_the_numbers_of_neural_tangents(padding: str, size: int, b_std: float) -> None:
-    reference_init, reference_apply, _ = stax.Conv(
-        5, (size, size), padding=padding, W_std=1.3, b_std=b_std or None
-    )
+    reference_init, reference_apply, _ = stax.Conv(5, (size, size), padding=padding, W_std=1.3, b_std=b_std or None)
     _, apply_fn, _ = conv(5, size, padding, 1.3, b_std)
     rng = np.random.default_rng(size)
     for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-12)):
         with jax.enable_x64(dtype == np.float64):
             _, shapes = jax.eval_shape(lambda key: reference_init(key, (1, *SHAPE)), jax.random.key(0))
-            params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(dtype), shapes)
+            params = jax.tree.map(lambda leaf, d=dtype: rng.standard_normal(leaf.shape).astype(d), shapes)
             x = rng.standard_normal((4, *SHAPE)).astype(dtype)
             ours, reference = apply_fn(params, x), reference_apply(params, x)
             assert ours.dtype == reference.dtype == dtype
