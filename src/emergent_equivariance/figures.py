@@ -6,7 +6,7 @@ equivariant, their mean is; the mean of m members deviates by a predicted amount
 
 Conventions of all pictures. Orbit deviation means √orbit_variance; its standard error is that of the variance
 divided by 2√variance. Grey is a single member, blue the mean of an ensemble trained with full augmentation,
-vermillion the control without augmentation, black dashes are theory without a fitted parameter. Where a study
+vermillion the control without augmentation, black broken lines are theory without a fitted parameter. Where a study
 has several widths the widest stands for it, unless width is the subject; of any other swept key (a seed, say)
 the first value is drawn, and the title says so. What cannot be drawn is said in the picture.
 
@@ -16,6 +16,7 @@ nothing heavy is imported for that.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -372,7 +373,7 @@ def _finish(figure: Figure, title: str, notes: Iterable[str] = ()) -> Figure:
         for axis in (ax.xaxis, ax.yaxis):
             _quiet_log_axis(axis)
     if entries:
-        entry = 0.062 * max(len(label.replace("$", "")) for label in entries) + 0.55
+        entry = 0.06 * max(len(re.sub(r"\\[a-zA-Z]+", "x", label)) for label in entries) + 0.5
         columns = int(np.clip(figure.get_figwidth() / entry, 1, len(entries)))
         columns = int(np.ceil(len(entries) / np.ceil(len(entries) / columns)))
         figure.legend(
@@ -396,6 +397,13 @@ def _points(ax: Axes, series: Series, **options: Any) -> None:
         return
     error = np.where(np.isfinite(series.error), series.error, 0.0)
     ax.errorbar(series.x, series.y, yerr=error, **{"marker": "o", "elinewidth": 0.9, **options})
+
+
+def _prediction(arm: Choice) -> dict[str, Any]:
+    """How the prediction for an arm is drawn: black, with dashes that tell the arms apart."""
+    dashes = {"full": "--", "none": (0, (4, 1.5, 1, 1.5)), "random": (0, (1, 1.2))}.get(arm.augmentation, (0, (7, 2)))
+    label = f"predicted (no fit), {_augmented(arm.augmentation)}"
+    return {"color": COLOURS["theory"], "ls": dashes, "lw": 1.1, "label": label, "zorder": 4}
 
 
 def _ensemble_axes(ax: Axes, metrics: xr.Dataset) -> None:
@@ -434,7 +442,7 @@ def _thinned(steps: np.ndarray) -> list[str]:
     return [f"{s:g}" if s in (0, steps[-1]) or p else "" for s, p in zip(steps, powers, strict=True)]
 
 
-def _plain_log_axis(axis: Any, at: Sequence[float] | None = None) -> None:
+def _plain_log_axis(axis: Any, at: Sequence[float] | np.ndarray | None = None) -> None:
     """Logarithmic axis labelled with plain numbers: ``at`` these values, else a few round ones in view."""
     from matplotlib.ticker import LogLocator, MaxNLocator
 
@@ -475,7 +483,7 @@ def _deviation_label(metrics: xr.Dataset) -> str:
         unit = unit.removesuffix(square)
     unit = unit.removeprefix("(").removesuffix(")")
     known = {"", "1", "dimensionless", observable}
-    return f"orbit deviation of the {observable}" + ("" if unit in known else f" ({unit})")
+    return f"orbit deviation of {observable}" + ("" if unit in known else f" ({unit})")
 
 
 def _heading(metrics: xr.Dataset, *parts: str) -> str:
@@ -529,9 +537,8 @@ def orbit_scaling(metrics: xr.Dataset) -> Figure:
             theory = read_series(metrics, "predicted_orbit_variance", arm, split, "member_count", root=True, step=step)
             if len(theory.x):
                 predicted = True
-                label = r"predicted from $\mu_t$, $\Sigma_t$ (no fit)"
                 dash: dict[str, Any] = {} if len(theory.x) > 1 else {"marker": "_", "ms": 12}
-                ax.plot(theory.x, theory.y, "--", color=COLOURS["theory"], lw=1.1, label=label, zorder=4, **dash)
+                ax.plot(theory.x, theory.y, **_prediction(arm), **dash)
             series = read_series(metrics, "orbit_variance", arm, split, "member_count", root=True, step=step)
             label = f"ensemble mean, {_augmented(arm.augmentation)}"
             marker = "s" if arm.augmentation == "none" else "o"
@@ -586,8 +593,7 @@ def orbit_in_time(metrics: xr.Dataset) -> Figure:
                 )
                 if len(theory.x):
                     predicted = True
-                    label = r"predicted from $\mu_t$, $\Sigma_t$ (no fit)"
-                    ax.plot(theory.x, theory.y, "--", color=COLOURS["theory"], lw=1.1, label=label, zorder=4)
+                    ax.plot(theory.x, theory.y, **_prediction(arm))
             series = read_series(metrics, "orbit_variance", arm, split, "step", root=True)
             label = f"{_mean_of(full_ensemble(metrics, arm))}, {_augmented(arm.augmentation)}"
             marker = "s" if arm.augmentation == "none" else "o"
@@ -841,7 +847,7 @@ def mirror(study: Study, stores: Mapping[str, ArmStores], *, steps: Sequence[int
     arms = [arm for arm in (chosen.control, chosen.main) if arm]
     recorded = [int(s) for s in stores[chosen.main.key].ensemble["step"].values]
     positive = [s for s in recorded if s > 0]
-    early = positive[(len(positive) - 1) // 3] if positive else recorded[0]
+    early = positive[(len(positive) - 1) // 2] if positive else recorded[0]
     rows = list(dict.fromkeys(steps if steps is not None else [early, recorded[-1]]))
     figure, axes = _grid(len(arms), len(rows) + 1, heights=[1.0] * len(rows) + [0.62], sharex=True, sharey="row")
     notes = [_without_theory(stores, arms)]
@@ -914,7 +920,7 @@ def _asymmetry_panel(ax: Axes, stores: ArmStores, line: _Line, step: int, arm: C
             spread = block[:, 0, 0] + block[:, 1, 1] - 2 * block[:, 0, 1]
             both = np.repeat(spread[:, None], block.shape[1], axis=1).reshape(-1)[line.order]
             band = 2 * np.sqrt(np.maximum(both, 0) / ensemble_size(stores.ensemble))
-            label = r"theory, $\mu_t \pm 2$ standard errors of the ensemble mean"
+            label = r"theory, $\mu_t \pm 2$ standard errors of the mean"
             options: dict[str, Any] = {"color": COLOURS["theory"], "alpha": 0.25, "lw": 0, "label": label, "zorder": 3}
             ax.fill_between(line.x, centre - band, centre + band, **options)
     ax.axhline(0, color=COLOURS["guide"], lw=0.6, zorder=1)

@@ -196,11 +196,11 @@ def _claim(row: pd.Series, observable: str) -> str:
     place = {"train": "training inputs", "test": "test inputs"}.get(split)
     place = place or f"out-of-distribution inputs ({split.removeprefix('ood-')})"
     member = number(row["member_deviation"], row["member_deviation_se"])
-    text = f"<b>On {place}</b> a single member's {observable} varies over the orbit by {member}"
+    text = f"<b>On {place}</b> the orbit deviation of {observable} is {member} for a single member"
     if size == 1:
         return text + "; with one member there is no ensemble to average."
     mean = number(row["ensemble_deviation"], row["ensemble_deviation_se"])
-    text += f", that of the mean of {size} members by <b>{mean}</b>"
+    text += f", and <b>{mean}</b> for the mean of {size} members"
     if row["ensemble_deviation"] > 0 and np.isfinite(row["member_deviation"]):
         factor = number(row["member_deviation"] / row["ensemble_deviation"])
         text += f" ({factor} times less; √{size} = {number(np.sqrt(size))})"
@@ -276,19 +276,12 @@ def _warnings(stores: Mapping[str, Stores]) -> list[str]:
 
 def _provenance(metrics: xr.Dataset, stores: Mapping[str, Stores]) -> list[str]:
     """Where the data came from and what computed the numbers, as the attributes of metrics and stores say."""
-    quoted = ("data_provenance", "versions", "git_commit")
-    found = [
-        (name, attributes[name])
-        for attributes in [
-            metrics.attrs,
-            *(part.attrs for data, _, ensemble in stores.values() for part in (data, ensemble)),
-        ]
-        for name in quoted
-        if name in attributes
-    ]
+    found = [("data_provenance", data.attrs.get("data_provenance")) for data, _, _ in stores.values()]
+    found += [(name, metrics.attrs.get(name)) for name in ("data_provenance", "versions", "git_commit")]
     items = [
         f"<li><b>{html.escape(name.replace('_', ' '))}</b>: {html.escape(_flat(value))}</li>"
-        for name, value in sorted(dict.fromkeys(found), key=lambda item: quoted.index(item[0]))
+        for name, value in dict.fromkeys(found)
+        if value is not None
     ]
     return ["<h2>Provenance</h2>\n<ul>\n" + "\n".join(items) + "\n</ul>"] if items else []
 

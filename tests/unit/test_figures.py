@@ -287,9 +287,9 @@ def test_same_predictions_draws_range_ensemble_and_order():
 @pytest.mark.parametrize(
     ("units", "expected"),
     [
-        ("1", "orbit deviation of the total energy"),
-        ("(total energy)²", "orbit deviation of the total energy"),
-        ("eV²", "orbit deviation of the total energy (eV)"),
+        ("1", "orbit deviation of total energy"),
+        ("(total energy)²", "orbit deviation of total energy"),
+        ("eV²", "orbit deviation of total energy (eV)"),
     ],
 )
 def test_axis_label_carries_the_unit(metrics, units, expected):
@@ -448,8 +448,8 @@ def test_summary_says_the_claim_with_its_numbers(study, metrics):
     metrics["member_orbit_variance"].loc[at] = 0.2304**2
     text = plain(report.summary_html(study, metrics))
     (line,) = [s for s in text.splitlines() if s.startswith("On test inputs") and "0.0144" in s]
-    assert "varies over the orbit by 0.230," in line
-    assert "the mean of 256 members by 0.01440 ± 0.00037 (16.0 times less; √256 = 16.0), predicted 0.0151" in line
+    assert "orbit deviation of total energy is 0.230 for a single member" in line
+    assert "0.01440 ± 0.00037 for the mean of 256 members (16.0 times less; √256 = 16.0), predicted 0.0151" in line
     assert "slope −0.4971 ± 0.0042" in line and "distance to NTK mean" in line
     assert "left out of all statistics: 0." in text and "spins are ±1" in text and "0123456789ab" in text
 
