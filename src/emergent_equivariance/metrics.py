@@ -174,10 +174,6 @@ def _plain(a: np.ndarray) -> np.ndarray:
     return a
 
 
-def _root(a: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.maximum(a, 0.0))
-
-
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a / b
 
