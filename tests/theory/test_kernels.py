@@ -11,7 +11,7 @@ import pytest
 from emergent_equivariance.errors import UserError
 from emergent_equivariance.groups import get_group, grid_action, line_action
 from emergent_equivariance.infinite_width import stax
-from emergent_equivariance.kernels import cross_kernels, gram, orbit_blocks
+from emergent_equivariance.kernels import COPIES, cross_kernels, gram, orbit_blocks
 from emergent_equivariance.networks import Network, build_network
 from emergent_equivariance.networks.layers import relu
 from emergent_equivariance.settings import CnnNetwork, MlpNetwork
@@ -47,7 +47,8 @@ def test_blocks_agree_with_one_call(name: str) -> None:
     x = orbits.reshape(-1, 4, 4, 1)
     whole = [np.asarray(kernel) for kernel in jax.jit(lambda a: network.kernel_fn(a, a))(x)]
     calls: list[tuple[int, int]] = []
-    memory = 9 * 64 * network.entries_per_pair  # blocks of 3 × 3 pairs
+    pair = COPIES * 8 * network.entries_per_pair
+    memory = 9 * pair  # blocks of 3 × 3 pairs
 
     tiled = cross_kernels(network, x[:7], x[7:], memory=memory, progress=lambda *done: calls.append(done))
     for ours, theirs in zip(tiled, whole, strict=True):
@@ -60,7 +61,7 @@ def test_blocks_agree_with_one_call(name: str) -> None:
         np.testing.assert_allclose(ours, theirs[:7, :7], rtol=1e-13)
         assert np.linalg.eigvalsh(ours)[0] > -1e-14
 
-    blocks = orbit_blocks(network, orbits, memory=2 * 16 * 64 * network.entries_per_pair)
+    blocks = orbit_blocks(network, orbits, memory=2 * 16 * pair)
     np.testing.assert_array_equal(blocks, blocks.swapaxes(1, 2))
     for sample in range(3):
         block = slice(4 * sample, 4 * sample + 4)

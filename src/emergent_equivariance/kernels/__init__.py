@@ -22,13 +22,13 @@ import numpy as np
 from ..errors import UserError
 from ..networks import Network
 
-__all__ = ["MEMORY", "cross_kernels", "gram", "orbit_blocks"]
+__all__ = ["COPIES", "MEMORY", "cross_kernels", "gram", "orbit_blocks"]
 
 #: Default budget in bytes for the covariances of one block.
 MEMORY = 512 * 2**20
 
-#: Arrays of the largest covariance that are alive at once (measured: at most about 6).
-COPIES = 8
+#: Arrays of the largest covariance that are alive at once (measured: 10 pooled, 6 flattened).
+COPIES = 10
 
 #: Largest side of a block: beyond it nothing is gained, and its arrays leave the cache.
 LARGEST_BLOCK = 256
