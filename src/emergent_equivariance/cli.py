@@ -200,13 +200,13 @@ def figures(study_file: StudyArgument, results: ResultsOption = Path("results"))
     """Draw the pictures and write the key numbers in words."""
     from . import store, tracking
     from .ensemble import tables
-    from .figures import draw_all
+    from .figures import draw_all, store_arms
     from .report import summary_html
 
     study = load_study(study_file, results)
     joined = store.read_netcdf(study.root / "metrics.nc")
     stores: dict[str, tuple[xr.Dataset, xr.Dataset | None, xr.Dataset]] = {}
-    for arm in study.arms:
+    for arm in store_arms(study):
         solution = store.read(study.theory_path(arm)) if arm.settings.has_mean else None
         stores[arm.path] = (store.read(study.data_path(arm)), solution, store.read(study.ensemble_path(arm)))
     draw_all(study, joined, stores, study.root / "figures")

@@ -1147,9 +1147,15 @@ def figure_names(study: Study) -> list[str]:
 
 
 def store_arms(study: Study) -> list[Arm]:
-    """The arms whose stores the pictures of predictions need: the main one and its control."""
+    """The arms whose stores pictures and words need: control and main arm, and one for each other data or theory."""
     chosen = choose(study_choices(study))
-    return [study.arm(choice.key) for choice in (chosen.control, chosen.main) if choice]
+    arms = [study.arm(choice.key) for choice in (chosen.control, chosen.main) if choice]
+    known = {(arm.data_key, arm.theory_key) for arm in arms}
+    for arm in study.arms:
+        if (arm.data_key, arm.theory_key) not in known:
+            known.add((arm.data_key, arm.theory_key))
+            arms.append(arm)
+    return arms
 
 
 def figure_paths(study: Study, folder: Path) -> list[Path]:

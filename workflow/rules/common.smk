@@ -8,7 +8,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from emergent_equivariance.errors import UserError
-from emergent_equivariance.figures import figure_names
+from emergent_equivariance.figures import figure_names, store_arms
 from emergent_equivariance.study import load_study, read_yaml
 
 
@@ -23,6 +23,8 @@ def find_study_file():
             f"{file}: its content is changed by --config or another file, so that results would not belong to the "
             "file. Copy the study file and change the copy."
         )
+    if not config:
+        config.update(read_yaml(file))  # the report's description names the study
     return file
 
 
