@@ -476,6 +476,52 @@ def augmentation_label(arm: Arm) -> str:
     return f"subset-{augmentation.subset}" if augmentation.kind == "subset" else augmentation.kind
 
 
+#: Metrics that vanish with the ensemble's noise: their relative spread over subsets does not depend on the size.
+_RELATIVE = ("orbit_variance", "orbit_mse", "orbit_kl", "normalized_orbit_std", "relative_orbit_std")
+
+
+def _over_subsets(
+    name: str, values: np.ndarray, jackknife: np.ndarray, sizes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard error over the disjoint subsets of each size, by the rule in docs/layout.md.
+
+    Args:
+      values, jackknife: (subset, step, split) metric and its jackknife error over samples.
+      sizes: (subset,) members in each subset.
+
+    Returns (step, split, member_count) twice, sizes ascending. With at least ENOUGH_SUBSETS subsets the error is
+    their standard deviation over √n. With fewer, that of the largest size m₀ which has enough is carried on: in
+    proportion to the value where the metric vanishes with the noise (exact there, too large on a plateau), as
+    √(m₀/m) elsewhere (too large, if anything: no smooth statistic's spread falls more slowly). The jackknife over
+    samples, which knows nothing of the noise that all samples of one ensemble share, is used only where no size has
+    enough subsets.
+    """
+    counts = np.unique(sizes)
+    value = np.full((*values.shape[1:], len(counts)), np.nan)
+    error = value.copy()
+    reference: tuple[int, np.ndarray, np.ndarray] | None = None
+    for i, m in enumerate(counts):
+        rows = sizes == m
+        n = rows.sum()
+        value[..., i] = values[rows].mean(axis=0)
+        if n >= ENOUGH_SUBSETS:
+            spread = values[rows].std(axis=0, ddof=1)
+            if np.isfinite(spread).any():
+                reference = int(m), value[..., i], spread
+        elif reference is None:
+            error[..., i] = jackknife[rows].mean(axis=0)
+            continue
+        else:
+            base, base_value, spread = reference
+            if name in _RELATIVE:
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    spread = np.where(base_value > 0, spread * value[..., i] / base_value, spread)
+            else:
+                spread = spread * np.sqrt(base / m)
+        error[..., i] = spread / np.sqrt(n)
+    return value, error
+
+
 def _summarise(ensemble: Dataset) -> Dataset:
     """One arm of ``join``: over (step, split, member_count) and (step, split, member)."""
     sizes = ensemble["member_count"].values
@@ -486,16 +532,7 @@ def _summarise(ensemble: Dataset) -> Dataset:
     for name in metric_names(ensemble):
         values = ensemble[name].transpose("subset", "step", "split").values
         jackknife = ensemble[f"{name}_se"].transpose("subset", "step", "split").values
-        value = np.full((len(coords["step"]), len(coords["split"]), len(counts)), np.nan)
-        error = value.copy()
-        for i, m in enumerate(counts):
-            rows = sizes == m
-            n = rows.sum()
-            value[..., i] = values[rows].mean(axis=0)
-            if n >= ENOUGH_SUBSETS:
-                error[..., i] = values[rows].std(axis=0, ddof=1) / np.sqrt(n)
-            else:
-                error[..., i] = jackknife[rows].mean(axis=0)
+        value, error = _over_subsets(name, values, jackknife, sizes)
         result[name] = (dims, value, ensemble[name].attrs)
         result[f"{name}_se"] = (dims, error, ensemble[f"{name}_se"].attrs)
     for key, variable in ensemble.data_vars.items():

@@ -48,7 +48,7 @@ class Workplace:
         """Run the workflow on the study file."""
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "1"]
         profile = ["--workflow-profile", str(ROOT / "profiles" / "default"), "--configfile", str(self.file)]
-        return self._run(*command, *profile, *arguments)
+        return self._run(*command, *arguments, *profile)
 
     def emeq(self, *arguments: str) -> subprocess.CompletedProcess:
         """Run the command line."""

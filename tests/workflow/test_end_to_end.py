@@ -59,7 +59,11 @@ def test_a_deleted_shard_alone_is_made_again(workplace):
     metrics = store.read_netcdf(workplace.root / "metrics.nc")
     (workplace.root / lost).unlink()
     assert workplace.planned() == {
-        "train_shard": 1, "aggregate_arm": 1, "join_metrics": 1, "draw_figures": 1, "all": 1,
+        "train_shard": 1,
+        "aggregate_arm": 1,
+        "join_metrics": 1,
+        "draw_figures": 1,
+        "all": 1,
     }
     done = workplace.snakemake()
     assert done.returncode == 0, done.stdout + done.stderr

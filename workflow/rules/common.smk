@@ -58,8 +58,9 @@ def theory_of(arm):
 
 
 def study_products():
-    """What a complete study consists of."""
+    """What a complete study consists of. The shards are named too: Snakemake would not miss a lost one otherwise."""
     return [
+        *(path for arm in STUDY.arms for path in shards_of(arm)),
         f"{ROOT}/metrics.nc",
         f"{ROOT}/summary.html",
         *(f"{ROOT}/figures/{name}.svg" for name in FIGURES),
