@@ -30,10 +30,10 @@ demo: $(STAMP)
 	@echo; for study in $(DEMO); do echo "report: results/$$study/snakemake-report.html"; done
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(CORES) -m "not slow and not benchmark"
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow and not benchmark"
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -n $(CORES) -m "not benchmark"
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not benchmark"
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s
