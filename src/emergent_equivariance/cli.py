@@ -216,15 +216,20 @@ def figures(study_file: StudyArgument, results: ResultsOption = Path("results"))
 
 @app.command()
 def schema(
-    output: Annotated[Path, typer.Option("--output", help="Where to write it.")] = Path(
+    output: Annotated[Path, typer.Option("--output", help="Where to write the JSON schema.")] = Path(
         "workflow/schemas/study.schema.json"
     ),
+    reference: Annotated[Path, typer.Option("--reference", help="Where to write the reference page.")] = Path(
+        "config/reference.md"
+    ),
 ) -> None:
-    """Write the JSON schema of study files, which gives editors completion and checks."""
+    """Write the JSON schema of study files, which gives editors completion and checks, and their reference page."""
     from . import store
+    from .reference import reference_markdown
     from .settings import json_schema
 
     store.write_text(json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n", output)
+    store.write_text(reference_markdown(), reference)
 
 
 def _arm_with(study: Study, attribute: str, key: str) -> Arm:

@@ -338,8 +338,10 @@ class Training(Section):
         union_mode="left_to_right",
     )
     momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of sgd.")
-    steps: int | None = Field(None, ge=0, description="For gd: number of gradient steps.")
-    epochs: int | None = Field(None, ge=0, description="For sgd and adam: passes over the augmented training set.")
+    steps: int | None = Field(None, ge=0, description="For gd, required: number of gradient steps.")
+    epochs: int | None = Field(
+        None, ge=0, description="For sgd and adam, required: passes over the augmented training set."
+    )
     batch_size: int | None = Field(None, ge=1, description="For sgd and adam: rows per minibatch (default 128).")
     record: list[int] | Literal["auto"] = Field(
         "auto",
@@ -424,7 +426,10 @@ class Theory(Section):
     """The analytic side."""
 
     mean: bool = Field(True, description="Compute the analytic mean μ_t where it exists (loss mse, optimizer gd).")
-    covariance: bool = Field(True, description="Compute Σ_t on orbits too: it predicts the finite-ensemble error.")
+    covariance: bool = Field(
+        True,
+        description="Compute Σ_t on orbits too: it predicts the finite-ensemble error. Not for augmentation random.",
+    )
 
 
 class Evaluate(Section):
@@ -440,7 +445,8 @@ class Evaluate(Section):
     stored_subsets: int = Field(
         4,
         ge=1,
-        description="Disjoint member subsets per ensemble size whose mean predictions are kept (all enter the metrics).",
+        description="Disjoint member subsets per ensemble size whose mean predictions are kept "
+        "(all enter the metrics).",
     )
 
 
@@ -469,7 +475,11 @@ class Settings(Section):
     """Everything one arm depends on."""
 
     task: Task
-    group: Literal[tuple(GROUPS)] = Field("c4", description="Symmetry group.")  # type: ignore[valid-type]
+    group: Literal[tuple(GROUPS)] = Field(  # type: ignore[valid-type]
+        "c4",
+        description="Symmetry group: trivial; on grids the rotations by 180° (c2) or 90° (c4, square grids), or these "
+        "and reflections (d4, square grids); on the line x ↦ −x (c2).",
+    )
     network: Network
     augmentation: Annotated[Augmentation, BeforeValidator(normalise_augmentation)] = Augmentation()
     training: Training

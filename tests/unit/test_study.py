@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emergent_equivariance.errors import StudyError
+from emergent_equivariance.reference import reference_markdown
 from emergent_equivariance.settings import StudyFile, json_schema
 from emergent_equivariance.study import load_study, parse_study, plan_shards, read_yaml
 
@@ -194,6 +195,20 @@ def test_shipped_studies_are_valid_and_fit_the_schema(file):
 def test_the_schema_on_disk_is_that_of_the_models():
     stored = json.loads((ROOT / "workflow" / "schemas" / "study.schema.json").read_text())
     assert stored == json_schema(), "run `make docs` to write it again"
+
+
+def test_the_reference_page_on_disk_is_that_of_the_models():
+    page = (ROOT / "config" / "reference.md").read_text(encoding="utf-8")
+    assert page == reference_markdown(), "run `make docs` to write it again"
+
+
+def test_the_reference_page_has_every_key():
+    page = reference_markdown()
+    for definition in json_schema()["$defs"].values():
+        for key, field in definition["properties"].items():
+            assert "const" in field or f".{key}` |" in page, key
+    for key in StudyFile.model_fields:
+        assert f"| `{key}` |" in page, key
 
 
 def test_every_field_has_a_description():

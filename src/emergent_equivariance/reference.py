@@ -1,0 +1,93 @@
+"""The reference page of the study file, config/reference.md, generated from the typed sections of ``settings``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from .settings import json_schema
+
+HEAD = """\
+# Study file reference
+
+Generated from `src/emergent_equivariance/settings.py` by `emeq schema`; do not edit. Every key but those of `study`,
+`kind`, `sweep` and `tracking` can be swept: `sweep: {dotted.key: [values]}`. Unknown keys are errors.
+"""
+
+BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+
+def reference_markdown() -> str:
+    """One table per section of the study file: key, type, default, meaning."""
+    schema = json_schema()
+    definitions, parts = schema["$defs"], [HEAD]
+    first = {key: schema["properties"][key] for key in ("study", "kind")}
+    top = {"properties": first | schema["properties"], "required": schema["required"]}
+    parts.append(_table("Top level", "", top, {}))
+    for key, field in schema["properties"].items():
+        for reference in _references(field):
+            section = definitions[reference]
+            kind = section["properties"].get("name", {}).get("const")
+            parts.append(_table(f"{key}: {{name: {kind}}}" if kind else key, f"{key}.", section, definitions))
+    return "\n".join(parts)
+
+
+def _table(title: str, prefix: str, section: dict[str, Any], definitions: dict[str, Any]) -> str:
+    lines = [f"## `{title}`" if prefix else f"## {title}", ""]
+    if prefix and "description" in section:
+        lines += [" ".join(section["description"].replace("``", "`").split()), ""]
+    lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for row in _rows(prefix, section, definitions):
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _rows(prefix: str, section: dict[str, Any], definitions: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    for key, field in section["properties"].items():
+        if prefix and "const" in field:
+            continue  # the name that selects the section stands in its title
+        meaning = field.get("description", f"see `{key}` below" if _references(field) else "")
+        yield f"`{prefix}{key}`", _type(field), _default(key, field, section), meaning
+        for reference in _references(field) if definitions else ():
+            yield from _rows(f"{prefix}{key}.", definitions[reference], definitions)
+
+
+def _references(field: Any) -> list[str]:
+    """Names of the definitions a field refers to, in order."""
+    if isinstance(field, dict):
+        own = [field["$ref"].rsplit("/", 1)[-1]] if "$ref" in field else []
+        return own + [name for key, value in field.items() if key != "discriminator" for name in _references(value)]
+    return [name for value in field for name in _references(value)] if isinstance(field, list) else []
+
+
+def _type(field: dict[str, Any]) -> str:
+    if "$ref" in field or field.get("type") == "object":
+        return "mapping"
+    if "const" in field or "enum" in field:
+        return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
+    for choice in ("anyOf", "oneOf"):
+        if choice in field:
+            texts = [_type(option) for option in field[choice]]
+            return " or ".join(dict.fromkeys(text for text in texts if f"list of {text}" not in texts))
+    if field.get("type") == "array":
+        if "prefixItems" in field:
+            return "[" + ", ".join(_type(item) for item in field["prefixItems"]) + "]"
+        return f"list of {_type(field['items'])}" if field.get("items") else "list"
+    bounds = [f"{sign} {field[bound]:g}" for bound, sign in BOUNDS.items() if bound in field]
+    return " ".join([field.get("type", "any"), ", ".join(bounds)]).strip()
+
+
+def _default(key: str, field: dict[str, Any], section: dict[str, Any]) -> str:
+    if key in section.get("required", ()):
+        return "required"
+    if "default" in field:
+        value = field["default"]
+        if isinstance(value, dict) and key != "learning_rate":
+            return f"`{value['kind']}`" if "kind" in value else "see below"
+        return f"`{_yaml(value)}`"
+    return {"array": "`[]`", "object": "`{}`"}.get(field.get("type", ""), "")
+
+
+def _yaml(value: Any) -> str:
+    return json.dumps(value).replace('"', "")
