@@ -44,14 +44,14 @@ def train(study_file: str, arms: list[str]) -> dict:
     from emergent_equivariance.study import load_study
     from emergent_equivariance.tasks import build_task
     from emergent_equivariance.training import build_problem
-    from emergent_equivariance.training.jax_engine import _inputs, _program
+    from emergent_equivariance.training.jax_engine import _inputs, _program, _tables
 
     study = load_study(study_file)
     result = {}
     for path in arms:
         settings = study.arm(path).settings
         problem = build_problem(settings, build_task(settings), 2.0)
-        program, inputs = jax.jit(_program(problem, 1)), _inputs(problem, range(16))
+        program, inputs = jax.jit(_program(problem, 1)), (_tables(problem), *_inputs(problem, range(16)))
         jax.block_until_ready(program(*inputs))
         times = []
         for _ in range(5):
@@ -64,7 +64,7 @@ def train(study_file: str, arms: list[str]) -> dict:
         step = rows * width * (4 * size + 6 * outputs)  # forward, both weight gradients, hidden gradient
         evaluated = problem.orbit_input.shape[0] * problem.orbit_input.shape[1] + len(problem.train_input)
         flops = 16 * (problem.total_steps * step + records * evaluated * 2 * width * (size + outputs))
-        result[path] = {"rate": flops / seconds, "members_per_second": 16 / seconds, "seconds": seconds}
+        result[path] = {"flops": flops, "seconds": seconds, "rate": flops / seconds, "members_per_second": 16 / seconds}
     return result
 
 

@@ -36,7 +36,7 @@ def dense(outputs: int, W_std: float, b_std: float) -> Layer:
 
     def apply_fn(params: Any, inputs: jax.Array, **_: Any) -> jax.Array:
         W, b = params
-        result = (W_std / inputs.shape[-1] ** 0.5) * (inputs @ W)
+        result = inputs @ (W_std / inputs.shape[-1] ** 0.5 * W)
         return result if b is None else result + b_std * b
 
     return init_fn, apply_fn, kernel_fn
@@ -62,7 +62,7 @@ def conv(channels: int, size: int, padding: str, W_std: float, b_std: float) -> 
             [padded[:, i : i + height, j : j + width] for i in range(size) for j in range(size)], axis=-1
         )
         norm = W_std / (size * size * inputs.shape[-1]) ** 0.5
-        result = norm * (patches @ W.reshape(-1, W.shape[-1]))
+        result = patches @ (norm * W.reshape(-1, W.shape[-1]))
         return result if b is None else result + b_std * b
 
     return init_fn, apply_fn, kernel_fn

@@ -8,7 +8,8 @@ steps between them compiles once, whatever the recorded times are.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,12 +39,12 @@ class JaxEngine:
         together = min(members_at_once or _default_members_at_once(len(members)), len(members))
         groups = -(-len(members) // together)
         call = together * max(g for g in range(1, min(groups, GROUPS_PER_CALL) + 1) if groups % g == 0)
-        program = jax.jit(_program(problem, together))
+        program, tables = jax.jit(_program(problem, together)), _tables(problem)
         parts: list[Any] = []
         for start in range(0, len(members), call):
             chosen = list(members[start : start + call])
             padded = chosen + [chosen[-1]] * (call - len(chosen))
-            result = jax.device_get(program(*_inputs(problem, padded)))
+            result = jax.device_get(program(tables, *_inputs(problem, padded)))
             parts.append(jax.tree.map(lambda leaf: leaf[: len(chosen)], result))  # noqa: B023
             progress(start + len(chosen), len(members))
         prediction, loss, weights = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
@@ -65,8 +66,35 @@ def _inputs(problem: Problem, members: Sequence[int]) -> tuple[Any, Any]:
     precision = problem.settings.execution.precision
     initial = [initial_parameters(problem.network, problem.settings.ensemble.seed, member) for member in members]
     parameters = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), precision), *initial)
-    schedule = np.stack([problem.schedule(member) for member in members]) if problem.scheduled and problem.total_steps else None
+    schedule = (
+        np.stack([problem.schedule(member) for member in members])
+        if problem.scheduled and problem.total_steps
+        else None
+    )
     return parameters, schedule
+
+
+class _Tables(NamedTuple):
+    """What all members share, passed as arguments: as constants of the program they would be compiled into it."""
+
+    row_input: jax.Array
+    row_target: jax.Array
+    train_input: jax.Array
+    train_target: jax.Array
+    orbit_input: jax.Array
+    segments: jax.Array
+
+
+def _tables(problem: Problem) -> _Tables:
+    precision = problem.settings.execution.precision
+    return _Tables(
+        row_input=jnp.asarray(problem.row_input, precision),
+        row_target=jnp.asarray(problem.row_target, precision),
+        train_input=jnp.asarray(problem.train_input, precision),
+        train_target=jnp.asarray(problem.train_target, precision),
+        orbit_input=jnp.asarray(problem.orbit_input.reshape(-1, *problem.orbit_input.shape[2:]), precision),
+        segments=jnp.asarray(problem.segments),
+    )
 
 
 def _optimizer(training: Training, learning_rate: float) -> optax.GradientTransformation:
@@ -83,52 +111,47 @@ def _row_losses(training: Training) -> Callable[[jax.Array, jax.Array], jax.Arra
 
 
 def _program(problem: Problem, together: int) -> Callable[..., Any]:
-    """(parameters of all members, schedules or None) → (predictions, losses, weights or None)."""
+    """(tables, parameters of all members, schedules or None) → (predictions, losses, weights or None)."""
     training, precision = problem.settings.training, problem.settings.execution.precision
     apply, row_losses = problem.network.apply, _row_losses(training)
     optimizer = _optimizer(training, problem.learning_rate)
-    row_input, row_target, train_input, train_target = (
-        jnp.asarray(array, precision)
-        for array in (problem.row_input, problem.row_target, problem.train_input, problem.train_target)
-    )
-    orbit_input = jnp.asarray(problem.orbit_input.reshape(-1, *problem.orbit_input.shape[2:]), precision)
-    segments = jnp.asarray(problem.segments)
 
     def in_batches(parameters: Any, rows: jax.Array) -> jax.Array:
         if len(rows) <= EVALUATION_BATCH or rows.ndim <= 2:
             return apply(parameters, rows)
         return lax.map(lambda row: apply(parameters, row[None])[0], rows, batch_size=EVALUATION_BATCH)
 
-    def batch_loss(parameters: Any, indices: jax.Array | None) -> jax.Array:
+    def batch_loss(parameters: Any, tables: _Tables, indices: jax.Array | None) -> jax.Array:
         if indices is None:
-            return jnp.mean(row_losses(apply(parameters, row_input), row_target))
+            return jnp.mean(row_losses(apply(parameters, tables.row_input), tables.row_target))
         present = (indices >= 0).astype(precision)
-        losses = row_losses(apply(parameters, row_input[indices]), row_target[indices])
+        losses = row_losses(apply(parameters, tables.row_input[indices]), tables.row_target[indices])
         return jnp.sum(losses * present) / jnp.sum(present)
 
-    def train_member(parameters: Any, schedule: jax.Array | None) -> Any:
+    def train_member(tables: _Tables, parameters: Any, schedule: jax.Array | None) -> Any:
         def step(time: jax.Array, carry: Any) -> Any:
             parameters, state = carry
-            gradient = jax.grad(batch_loss)(parameters, None if schedule is None else schedule[time])
+            gradient = jax.grad(batch_loss)(parameters, tables, None if schedule is None else schedule[time])
             update, state = optimizer.update(gradient, state, parameters)
             return optax.apply_updates(parameters, update), state
 
         def segment(carry: Any, length: jax.Array) -> Any:
             (parameters, state), time = carry
             parameters, state = lax.fori_loop(time, time + length, step, (parameters, state))
-            loss = jnp.mean(row_losses(in_batches(parameters, train_input), train_target))
+            loss = jnp.mean(row_losses(in_batches(parameters, tables.train_input), tables.train_target))
             weights = parameters if training.store_weights else None
-            return ((parameters, state), time + length), (in_batches(parameters, orbit_input), loss, weights)
+            return ((parameters, state), time + length), (in_batches(parameters, tables.orbit_input), loss, weights)
 
-        start = ((parameters, optimizer.init(parameters)), jnp.zeros_like(segments[0]))
-        return lax.scan(segment, start, segments)[1]
+        start = ((parameters, optimizer.init(parameters)), jnp.zeros_like(tables.segments[0]))
+        return lax.scan(segment, start, tables.segments)[1]
 
-    def train_all(parameters: Any, schedule: jax.Array | None) -> Any:
+    def train_all(tables: _Tables, parameters: Any, schedule: jax.Array | None) -> Any:
+        one = partial(train_member, tables)
         members = (parameters, schedule)
         if together == 1:
-            return lax.map(lambda member: train_member(*member), members)
+            return lax.map(lambda member: one(*member), members)
         grouped = jax.tree.map(lambda leaf: leaf.reshape(-1, together, *leaf.shape[1:]), members)
-        result = lax.map(lambda group: jax.vmap(train_member)(*group), grouped)
+        result = lax.map(lambda group: jax.vmap(one)(*group), grouped)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), result)
 
     return train_all

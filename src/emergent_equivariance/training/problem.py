@@ -118,7 +118,8 @@ def build_problem(settings: Settings, data: TaskData, learning_rate: float) -> P
             remedy="Use loss mse.",
         )
     train = np.flatnonzero(data.split == "train")
-    orbit = data.input_action.orbit(data.input[train])
+    precision = settings.execution.precision
+    orbit = data.input_action.orbit(data.input[train].astype(precision))
     classes = data.target.shape[1]
     if settings.training.loss == "cross_entropy":
         assert data.label is not None
@@ -127,12 +128,13 @@ def build_problem(settings: Settings, data: TaskData, learning_rate: float) -> P
         target = data.target[train]
     target_orbit = data.output_action.orbit(target)
     rows = augmented_rows(settings.augmentation, len(train), group.order)
+    whole = len(rows) == orbit.shape[0] * orbit.shape[1]  # all rows in their order: no copy
     samples = data.evaluated(settings.evaluate.samples)
     return Problem(
         settings=settings,
         network=build_network(settings.network, data.input_action.shape, classes),
         learning_rate=learning_rate,
-        row_input=orbit[rows[:, 0], rows[:, 1]],
+        row_input=orbit.reshape(-1, *orbit.shape[2:]) if whole else orbit[rows[:, 0], rows[:, 1]],
         row_target=target_orbit[rows[:, 0], rows[:, 1]],
         train_input=data.input[train],
         train_target=target,
