@@ -21,9 +21,9 @@ wildcard_constraints:
 
 
 rule all:
+    default_target: True
     input:
         study_products(),
-    default_target: True
 
 
 include: "workflow/rules/data.smk"

@@ -102,7 +102,9 @@ def test_orbit_deviation_falls_as_one_over_root_m_with_the_predicted_prefactor(s
 
 def test_the_control_without_augmentation_has_a_plateau_that_is_predicted():
     ensemble = ensemble_of(WIDTHS[-1], "none")
-    measured = ensemble["orbit_variance"].sel(subset=ensemble["member_count"] == MEMBERS, split="test", step=10).squeeze()
+    measured = (
+        ensemble["orbit_variance"].sel(subset=ensemble["member_count"] == MEMBERS, split="test", step=10).squeeze()
+    )
     predicted = ensemble["predicted_orbit_variance"].sel(split="test", step=10)
     assert float(measured) == pytest.approx(float(predicted.sel(ensemble_size=MEMBERS)), rel=0.15)
     noise = predicted.sel(ensemble_size=1) - predicted.sel(ensemble_size=MEMBERS)

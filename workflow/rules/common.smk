@@ -16,9 +16,13 @@ def find_study_file():
     """The one file given with --configfile, or the default study; refuses anything merged into it."""
     files = workflow.configfiles or [Path(workflow.basedir) / "config" / "ising.yaml"]
     if len(files) != 1:
-        raise WorkflowError(f"one study file is expected, got {', '.join(map(str, files))}. Give one --configfile.")
+        raise WorkflowError(
+            f"one study file is expected, got {', '.join(map(str, files))}. Give one --configfile."
+        )
     file = Path(files[0])
-    if config and json.loads(json.dumps(config)) != json.loads(json.dumps(read_yaml(file))):
+    if config and json.loads(json.dumps(config)) != json.loads(
+        json.dumps(read_yaml(file))
+    ):
         raise WorkflowError(
             f"{file}: its content is changed by --config or another file, so that results would not belong to the "
             "file. Copy the study file and change the copy."
@@ -43,13 +47,17 @@ EMEQ = f"NPROC={{threads}} OMP_NUM_THREADS={{threads}} {shlex.quote(sys.executab
 def arm_of(wildcards):
     """The arm a job belongs to."""
     if wildcards.arm not in ARMS:
-        raise WorkflowError(f"{STUDY.file}: there is no arm {wildcards.arm}. The arms are: {', '.join(ARMS)}.")
+        raise WorkflowError(
+            f"{STUDY.file}: there is no arm {wildcards.arm}. The arms are: {', '.join(ARMS)}."
+        )
     return ARMS[wildcards.arm]
 
 
 def shards_of(arm):
     """Paths of the shards of an arm, those on disk re-used."""
-    return [str(STUDY.shard_path(arm, first, last)) for first, last in STUDY.shards(arm)]
+    return [
+        str(STUDY.shard_path(arm, first, last)) for first, last in STUDY.shards(arm)
+    ]
 
 
 def theory_of(arm):
@@ -65,3 +73,50 @@ def study_products():
         f"{ROOT}/summary.html",
         *(f"{ROOT}/figures/{name}.svg" for name in FIGURES),
     ]
+
+
+def theory_data(wildcards):
+    """Data store that a theory store is computed from."""
+    return next(
+        str(STUDY.data_path(arm))
+        for arm in STUDY.arms
+        if arm.theory_key == wildcards.key
+    )
+
+
+def shard_inputs(wildcards):
+    """Data of an arm, and the learning rate file where the theory resolves it."""
+    arm = arm_of(wildcards)
+    files = {"data": ancient(str(STUDY.data_path(arm)))}
+    if arm.settings.resolves_learning_rate:
+        files["learning_rate"] = ancient(str(STUDY.learning_rate_path(arm)))
+    return files
+
+
+def figure_stores():
+    """Stores that the pictures are drawn from, beside the metrics."""
+    arms = store_arms(STUDY)
+    paths = [
+        path
+        for arm in arms
+        for path in (
+            str(STUDY.data_path(arm)),
+            str(STUDY.ensemble_path(arm)),
+            *theory_of(arm),
+        )
+    ]
+    return sorted(set(paths))
+
+
+def figure_files():
+    """Every picture of the study, as SVG with its caption for Snakemake's report and as PNG."""
+    vector = {
+        name: report(
+            f"{ROOT}/figures/{name}.svg",
+            caption=f"../report/{name}.rst",
+            category="Figures",
+            labels={"figure": name.replace("_", " ")},
+        )
+        for name in FIGURES
+    }
+    return vector | {f"{name}_png": f"{ROOT}/figures/{name}.png" for name in FIGURES}

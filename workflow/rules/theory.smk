@@ -1,8 +1,3 @@
-def theory_data(wildcards):
-    """Data store that a theory store is computed from."""
-    return next(str(STUDY.data_path(arm)) for arm in STUDY.arms if arm.theory_key == wildcards.key)
-
-
 rule compute_theory:
     input:
         ancient(theory_data),
