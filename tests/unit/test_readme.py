@@ -1,0 +1,117 @@
+"""What the documentation names exists, and what it shows runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from synthetic_results import make_metrics
+
+from emergent_equivariance import store
+from emergent_equivariance.cli import app
+from emergent_equivariance.study import load_study, parse_study
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "config").glob("*.md")),
+    *(ROOT / "docs").glob("*.md"),
+]
+SUBCOMMANDS = set(typer.main.get_command(app).commands)
+TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
+
+#: Names that stand for the reader's own file or study.
+PLACEHOLDERS = {"config/my_study.yaml", "config/STUDY.yaml"}
+
+
+def fenced(language):
+    """Contents of the README's fenced blocks in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def code(text):
+    """All code in a page: fenced blocks line by line, and inline spans."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    rest = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines()] + re.findall(r"`([^`\n]+)`", rest)
+
+
+def anchors(text):
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", TEXT[page]):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_files_named_exist(page):
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)[1].split()
+    for span in code(TEXT[page]):
+        for target in re.findall(r"\bmake (?:-C \S+ |PYTHON=\S+ )?([a-z][\w-]*)", span):
+            assert target in targets, span
+        for name in re.findall(r"\bemeq ([a-z]+)", span):
+            assert name in SUBCOMMANDS, span
+        for path in re.findall(r"(?:config|docs|examples|profiles|src|tests|workflow)/[\w./-]*[\w/]", span):
+            assert path in PLACEHOLDERS or (ROOT / path).exists(), span
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_snakemake_targets_come_before_configfile_and_belong_to_the_study(page):
+    for span in code(TEXT[page]):
+        if "snakemake" not in span or "--configfile" not in span:
+            continue
+        words = shlex.split(span.split("#")[0])
+        at = words.index("--configfile")
+        assert at + 2 >= len(words) or words[at + 2].startswith("--"), span
+        targets = [word for word in words[:at] if word.startswith("results/")]
+        if targets:
+            study = load_study(ROOT / words[at + 1])
+            assert set(targets) <= {str(study.ensemble_path(arm)) for arm in study.arms}, span
+
+
+def test_the_study_shown_is_the_shipped_one_under_another_name():
+    (text,) = fenced("yaml")
+    shown = parse_study(yaml.safe_load(text), Path("README.md"))
+    shipped = load_study(ROOT / "config" / "ising.yaml")
+    assert shown.name == "my_study"
+    assert [arm.settings for arm in shown.arms] == [arm.settings for arm in shipped.arms]
+
+
+def test_the_python_shown_runs(tmp_path, monkeypatch, capsys):
+    metrics = make_metrics(load_study(ROOT / "config" / "ising.yaml"))
+    store.write_netcdf(metrics, tmp_path / "results" / "ising" / "metrics.nc", {})
+    monkeypatch.chdir(tmp_path)
+    (text,) = fenced("python")
+    names = {}
+    exec(compile(text, "README.md", "exec"), names)
+    assert names["arm"].sizes["member_count"] == metrics.sizes["member_count"]
+    assert dict(names["grid"]["orbit_variance_ratio"].sizes) == {"width": 3, "augmentation": 2}
+    assert "member_count" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", ["README.md", "config/README.md"])
+def test_every_shipped_study_is_described(page):
+    for file in (ROOT / "config").glob("*.yaml"):
+        assert f"{file.name})" in TEXT[ROOT / page], file.name
+
+
+def test_the_workflow_page_explains_every_rule_and_wildcard():
+    page = TEXT[ROOT / "docs" / "workflow.md"]
+    rules = re.findall(r"^rule (\w+):", "".join(p.read_text() for p in ROOT.glob("workflow/rules/*.smk")), re.MULTILINE)
+    constraints = re.search(r"wildcard_constraints:\n((?:    .*\n)+)", (ROOT / "Snakefile").read_text())[1]
+    for name in [*rules, *re.findall(r"^ +(\w+)=", constraints, re.MULTILINE)]:
+        assert f"`{name}`" in page, name
