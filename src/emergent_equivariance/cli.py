@@ -19,8 +19,6 @@ from .errors import StoreError, StudyError, UserError
 from .study import Arm, Study, load_study
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from .tasks import TaskData
 
 app = typer.Typer(
@@ -106,33 +104,23 @@ def data(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Pat
     say(f"data: {len(task.input)} samples, {json.dumps(task.provenance, ensure_ascii=False)}")
 
 
-@app.command("learning-rate")
-def learning_rate(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Path("results")) -> None:
-    """Resolve a learning rate given as a fraction of the critical one."""
-    from . import store
-    from .theory import resolve_learning_rate
-
-    _use_float64()
-    study = load_study(study_file, results)
-    arm = _arm_with(study, "learning_rate_key", key)
-    rates = resolve_learning_rate(arm.settings, _read_data(study, arm), progress("kernel pairs"))
-    store.write_text(json.dumps(rates) + "\n", study.learning_rate_path(arm))
-    say(", ".join(f"{name} = {value:.6g}" for name, value in rates.items()))
-
-
 @app.command()
 def theory(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Path("results")) -> None:
-    """Compute one theory store: the analytic mean and covariance on group orbits."""
+    """Compute one theory store and the learning rate it resolves."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
     from . import store, tracking
     from .theory import solve
 
-    _use_float64()
     study = load_study(study_file, results)
     arm = _arm_with(study, "theory_key", key)
-    solution = solve(arm.settings, _read_data(study, arm), _learning_rate(study, arm), progress("kernel pairs"))
+    solution = solve(arm.settings, _read_data(study, arm), progress=progress("kernel blocks"))
     if warning := solution.attrs.get("warning"):
         say(f"warning: {warning}")
+    rates = {name: float(solution.attrs[name]) for name in ("learning_rate", "critical_learning_rate")}
     store.write(solution, study.theory_path(arm), store.provenance(study) | {"theory_key": key})
+    store.write_text(json.dumps(rates) + "\n", study.learning_rate_path(arm))
     tracking.log_theory(study, arm, solution)
 
 
@@ -154,7 +142,9 @@ def train(
         raise StudyError(f"--last {last} is below --first {first}.", remedy="Give a range of members.")
     execution = chosen.settings.execution
     if execution.precision == "float64":
-        _use_float64()
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
     problem = build_problem(chosen.settings, _read_data(study, chosen), _learning_rate(study, chosen))
     together = None if execution.members_at_once == "auto" else execution.members_at_once
     members = range(first, last + 1)
@@ -194,12 +184,13 @@ def aggregate(study_file: StudyArgument, arm: ArmOption, results: ResultsOption 
 def metrics(study_file: StudyArgument, results: ResultsOption = Path("results")) -> None:
     """Join the ensembles of all arms into metrics.nc and the tables."""
     from . import store
-    from .ensemble import join, tables
+    from .report import key_numbers
+    from .summary import join, tables
 
     study = load_study(study_file, results)
     joined = join(study, [store.read(study.ensemble_path(arm)) for arm in study.arms])
     store.write_netcdf(joined, study.root / "metrics.nc", store.provenance(study))
-    for name, table in tables(joined).items():
+    for name, table in {**tables(joined), "key_numbers": key_numbers(study, joined)}.items():
         store.write_text(table.to_csv(index=False), study.root / "tables" / f"{name}.csv")
 
 
@@ -207,19 +198,19 @@ def metrics(study_file: StudyArgument, results: ResultsOption = Path("results"))
 def figures(study_file: StudyArgument, results: ResultsOption = Path("results")) -> None:
     """Draw the pictures and write the key numbers in words."""
     from . import store, tracking
-    from .ensemble import tables
-    from .figures import draw_all, store_arms
-    from .report import summary_html
+    from .figures import ArmStores, draw_all, store_arms
+    from .report import key_numbers, summary_html
+    from .summary import tables
 
     study = load_study(study_file, results)
     joined = store.read_netcdf(study.root / "metrics.nc")
-    stores: dict[str, tuple[xr.Dataset, xr.Dataset | None, xr.Dataset]] = {}
+    stores: dict[str, ArmStores] = {}
     for arm in store_arms(study):
         solution = store.read(study.theory_path(arm)) if arm.settings.has_mean else None
-        stores[arm.path] = (store.read(study.data_path(arm)), solution, store.read(study.ensemble_path(arm)))
+        stores[arm.path] = ArmStores(store.read(study.data_path(arm)), solution, store.read(study.ensemble_path(arm)))
     draw_all(study, joined, stores, study.root / "figures")
     store.write_text(summary_html(study, joined, stores), study.root / "summary.html")
-    tracking.log_summary(study, joined, tables(joined))
+    tracking.log_summary(study, joined, {**tables(joined), "key_numbers": key_numbers(study, joined)})
 
 
 @app.command()
@@ -238,12 +229,6 @@ def schema(
 
     store.write_text(json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n", output)
     store.write_text(reference_markdown(), reference)
-
-
-def _use_float64() -> None:
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
 
 
 def _arm_with(study: Study, attribute: str, key: str) -> Arm:
@@ -269,8 +254,7 @@ def _learning_rate(study: Study, arm: Arm) -> float:
         return float(json.loads(path.read_text(encoding="utf-8"))["learning_rate"])
     except FileNotFoundError:
         raise StoreError(
-            f"{path}: does not exist.",
-            remedy=f"Run `emeq learning-rate {study.file} --key {arm.learning_rate_key}` first.",
+            f"{path}: does not exist.", remedy=f"Run `emeq theory {study.file} --key {arm.theory_key}` first."
         ) from None
     except (ValueError, KeyError):
         raise StoreError(f"{path}: is damaged.", remedy="Delete it and run the study again.") from None

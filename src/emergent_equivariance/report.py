@@ -12,67 +12,37 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .figures import (
-    Choice,
-    choose,
-    full_ensemble,
-    last_step,
-    metrics_choices,
-    read_series,
-    with_arm_coordinates,
-)
+from .figures.selection import Choice, choose, last_step, metrics_choices, read_at
+from .figures.words import augmented, number, split_words
+from .groups import get_group
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from .figures import Stores
+    from .figures import ArmStores
     from .study import Arm, Study
 
-#: Metrics of the full ensemble that are listed where the study has them → heading of the column.
+#: Metrics that are listed at the end of the table where the study has them → heading of the column.
 LISTED = {
     "difference_to_ntk": "distance to NTK mean",
     "zscore_to_ntk": "z-score to NTK mean",
-    "orbit_same_predictions": "orbit same predictions",
+    "orbit_same_predictions": "same predictions",
+    "member_orbit_same_predictions": "same predictions, single member",
     "accuracy": "accuracy",
 }
 
 
-def number(value: float, error: float = np.nan) -> str:
-    """A value with its standard error, rounded to two digits of the error, or to three digits without one.
-
-    >>> number(0.01234, 0.00056), number(1.5e-6), number(float("nan"))
-    ('0.01234 ± 0.00056', '1.50×10⁻⁶', '–')
-    """
-    if not np.isfinite(value):
-        return "–"
-    known = bool(np.isfinite(error) and error > 1e-9 * abs(value))  # less is round-off
-    size = max(abs(value), error if known else 0.0)
-    if size == 0:
-        return "0"
-    exponent = int(np.floor(np.log10(size)))
-    shift = 0 if -4 < exponent < 5 else exponent
-    last = int(np.floor(np.log10(error))) - 1 if known else int(np.floor(np.log10(abs(value)))) - 2
-    decimals = int(np.clip(shift - last, 0, 12))
-    text = f"{value / 10.0**shift:.{decimals}f}".replace("-", "−")
-    if known:
-        text += f" ± {error / 10.0**shift:.{decimals}f}"
-    if not shift:
-        return text
-    power = "10" + str(shift).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"({text})×{power}" if known else f"{text}×{power}"
-
-
 def key_numbers(study: Study, metrics: xr.Dataset) -> pd.DataFrame:
-    """One row per arm and split at the last recorded step; the numbers the report says in words.
+    """One row per arm and split at the last recorded step of the arm: tables/key_numbers.csv and the report's numbers.
 
-    Columns: the arm, its swept keys, split, step, ensemble_size, diverged; member_deviation (root mean square over
-    members) with its _se and member_deviation_std (over members); ensemble_deviation and predicted_deviation with
-    _se; orbit_slope and orbit_variance_ratio with _se; and of LISTED what the study has, with _se.
+    Columns: the arm, its swept keys, split, step, members (valid ones: the full ensemble), diverged;
+    member_deviation (of a single member: root mean square over members), ensemble_deviation (of the full ensemble)
+    and predicted_deviation; orbit_slope and orbit_variance_ratio; and of LISTED what the study has; each with _se.
+    Raises StudyError if the metrics hold an arm that the study does not have.
     """
     import pandas as pd
 
-    metrics = with_arm_coordinates(study, metrics)
     return pd.DataFrame(
         [
             _row(study.arm(choice.key), choice, metrics, str(split))
@@ -85,36 +55,19 @@ def key_numbers(study: Study, metrics: xr.Dataset) -> pd.DataFrame:
 def _row(arm: Arm, choice: Choice, metrics: xr.Dataset, split: str) -> dict[str, Any]:
     step = last_step(metrics, choice)
     row: dict[str, Any] = {"arm": choice.key, **arm.coords, "split": split, "step": int(step)}
-    row["ensemble_size"] = full_ensemble(metrics, choice)
-    row["diverged"] = int(metrics["diverged"].sel(arm=choice.key))
-    row |= _members_deviation(metrics, choice, split, step)
-    for column, name in (("ensemble_deviation", "orbit_variance"), ("predicted_deviation", "predicted_orbit_variance")):
-        row[column], row[f"{column}_se"] = _at(metrics, name, choice, split, step, root=True)
-    for name in ("orbit_slope", "orbit_variance_ratio", *LISTED):
-        if name in metrics:
-            row[name], row[f"{name}_se"] = _at(metrics, name, choice, split, step)
+    row |= {name: int(metrics[name].sel(arm=choice.key)) for name in ("members", "diverged")}
+    single = {"member_count": 1}
+    columns: dict[str, tuple[str, dict[str, Any]]] = {
+        "member_deviation": ("orbit_variance", {"root": True, **single}),
+        "ensemble_deviation": ("orbit_variance", {"root": True}),
+        "predicted_deviation": ("predicted_orbit_variance", {"root": True}),
+        **{name: (name, {}) for name in ("orbit_slope", "orbit_variance_ratio", *LISTED)},
+        "member_orbit_same_predictions": ("orbit_same_predictions", single),
+    }
+    for column, (name, options) in columns.items():
+        if name in metrics or column.endswith("deviation"):
+            row[column], row[f"{column}_se"] = read_at(metrics, name, choice, split, step, **options)
     return row
-
-
-def _members_deviation(metrics: xr.Dataset, arm: Choice, split: str, step: Any) -> dict[str, float]:
-    """Root mean square orbit deviation of single members, its standard error, and their standard deviation."""
-    names = ("member_deviation", "member_deviation_se", "member_deviation_std")
-    if "member_orbit_variance" not in metrics:
-        return dict.fromkeys(names, np.nan)
-    variance = metrics["member_orbit_variance"].sel(arm=arm.key, split=split, step=step).values.astype(float)
-    variance = variance[np.isfinite(variance) & (variance >= 0)]
-    if not len(variance):
-        return dict.fromkeys(names, np.nan)
-    root = np.sqrt(variance.mean())
-    error = variance.std(ddof=1) / np.sqrt(len(variance)) if len(variance) > 1 else np.nan
-    spread = np.sqrt(variance).std(ddof=1) if len(variance) > 1 else np.nan
-    return dict(zip(names, (root, error / (2 * root) if root else np.nan, spread), strict=True))
-
-
-def _at(metrics: xr.Dataset, name: str, arm: Choice, split: str, step: Any, root: bool = False) -> tuple[float, float]:
-    series = read_series(metrics, name, arm, split, "step", root=root)
-    here = np.flatnonzero(series.x == step)
-    return (float(series.y[here[0]]), float(series.error[here[0]])) if len(here) else (np.nan, np.nan)
 
 
 def why_no_mean(arm: Arm) -> str:
@@ -135,21 +88,20 @@ def why_no_covariance(arm: Arm) -> str:
     return "fresh random group elements add noise to it" if random else "theory.covariance is false"
 
 
-def summary_html(study: Study, metrics: xr.Dataset, stores: Mapping[str, Stores] | None = None) -> str:
+def summary_html(study: Study, metrics: xr.Dataset, stores: Mapping[str, ArmStores] | None = None) -> str:
     """The key numbers in words, as one self-contained HTML page. The same input gives the same text.
 
     Args:
-      stores: (data, theory or None, ensemble) by arm path; from the data the provenance is quoted, and from the
-        theory its warnings. Numbers come from the metrics only.
+      stores: by arm path; from the data the provenance is quoted, and from the theory its warnings. Numbers come
+        from the metrics only.
     """
-    metrics = with_arm_coordinates(study, metrics)
     table = key_numbers(study, metrics)
     unit, last = metrics["step"].attrs.get("units", "step"), sorted(set(table["step"]))
     when = f"{unit} {last[0]}" if len(last) == 1 else "the last recorded times"
     name = html.escape(study.name)
     parts = [
         f"<h1>{name}: key numbers at {when}</h1>",
-        *_claims(metrics, table),
+        *_claims(study, metrics, table),
         *_theory_words(study, metrics),
         *_warnings(stores or {}),
         *_member_words(study, metrics),
@@ -163,58 +115,81 @@ def summary_html(study: Study, metrics: xr.Dataset, stores: Mapping[str, Stores]
 
 _CSS = (
     "body{font:15px/1.5 sans-serif;max-width:75em;margin:2em auto;padding:0 1em;color:#222}"
-    "h1{font-size:1.35em}h2{font-size:1.1em}table{border-collapse:collapse;font-size:.85em}"
-    "th,td{padding:.25em .7em;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}"
-    "th{vertical-align:bottom;white-space:normal}td.text,th.text{text-align:left}.note{color:#555;font-size:.9em}"
-    ".scroll{overflow-x:auto}"
+    "h1{font-size:1.35em}h2{font-size:1.1em}table{border-collapse:collapse;font-size:.8em}"
+    "th,td{padding:.25em .5em;text-align:right;vertical-align:top;white-space:nowrap}"
+    "th{vertical-align:bottom;white-space:normal}td.text,th.text{text-align:left}tr.arm>*{border-top:1px solid #ccc}"
+    ".note{color:#555;font-size:.9em}.scroll{overflow-x:auto}li{margin:.3em 0}"
 )
 
 _NOTE = (
-    "Orbit deviation: square root of the variance over the group orbit, averaged over samples. Member: root mean "
-    "square over members. Errors are standard errors. Slope: of log orbit deviation "
-    "against log ensemble size; −1/2 is expected where the infinite ensemble is invariant. Measured/predicted: "
-    "of orbit variances, nothing fitted. Distance to the NTK mean: root mean square, relative to that of the NTK mean."
+    "Single member: root mean square over members. Ensemble mean: of all members. Predicted: from the NTK mean "
+    "μ<sub>t</sub> and covariance Σ<sub>t</sub>, nothing fitted. Measured/predicted: of orbit variances, of ensembles "
+    "of several sizes. Slope: of log orbit deviation against log ensemble size; −1/2 where the mean of infinitely many "
+    "members is invariant. Distance to the NTK mean: root mean square, relative to that of the NTK mean. z-score: the "
+    "same in units of the predicted standard error of the ensemble mean; 1 where the NTK describes the networks, "
+    "growing with the number of members where it does not. "
+    "0.0134(10) means 0.0134 ± 0.0010, one standard error. That of a measured number says how much it varies from "
+    "ensemble to ensemble (at the full size carried on from smaller ensembles, and rather too large); that of a "
+    "prediction, how much it depends on which inputs are evaluated."
 )
 
 
-def _claims(metrics: xr.Dataset, table: pd.DataFrame) -> list[str]:
+def _claims(study: Study, metrics: xr.Dataset, table: pd.DataFrame) -> list[str]:
+    """What averaging does to the main arm, one sentence per split, with the control beside it."""
     chosen = choose(metrics_choices(metrics))
     observable = html.escape(str(metrics["orbit_variance"].attrs.get("observable", "output")))
-    result = []
-    for arm in (chosen.main, chosen.control):
-        if arm is None:
-            continue
-        lines = [_claim(row, observable) for _, row in table[table["arm"] == arm.key].iterrows()]
-        kind = "without augmentation" if arm.augmentation == "none" else f"with {arm.augmentation} augmentation"
-        title = f"Networks of width {arm.width} trained {kind} <small>({html.escape(arm.key)})</small>"
-        result.append(f"<h2>{title}</h2>\n<ul>\n" + "\n".join(f"<li>{line}</li>" for line in lines) + "\n</ul>")
-    return result
+    group = study.arm(chosen.main.key).settings.group
+    rows = {arm: table[table["arm"] == arm.key].set_index("split", drop=False) for arm in chosen.pair}
+    order = get_group(group).order
+    lines = [
+        _claim(row, rows[chosen.control].loc[split] if chosen.control else None, order)
+        for split, row in rows[chosen.main].iterrows()
+    ]
+    title = f"Networks of width {chosen.main.width} with {augmented(chosen.main.augmentation)}"
+    return [
+        f"<p>Orbit deviation: the standard deviation of {observable} over the orbit of an input under {group.upper()}, "
+        "as root mean square over inputs. It is zero for an invariant function.</p>",
+        f"<h2>{title.replace('with no', 'without')}</h2>",
+        "<ul>\n" + "\n".join(f"<li>{line}</li>" for line in lines) + "\n</ul>",
+    ]
 
 
-def _claim(row: pd.Series, observable: str) -> str:
-    size, split = int(row["ensemble_size"]), html.escape(row["split"])
-    place = {"train": "training inputs", "test": "test inputs"}.get(split)
-    place = place or f"out-of-distribution inputs ({split.removeprefix('ood-')})"
-    member = number(row["member_deviation"], row["member_deviation_se"])
-    text = f"<b>On {place}</b> the orbit deviation of {observable} is {member} for a single member"
+def _claim(row: pd.Series, control: pd.Series | None, order: int) -> str:
+    """One split in words.
+
+    Args:
+      row, control: key numbers of the main arm and of the arm without augmentation.
+      order: of the group.
+    """
+    size, start = int(row["members"]), f"<b>On {html.escape(split_words(row['split']))}</b>"
+    if size == 0:
+        return f"{start} nothing was measured: all members diverged."
+    text = f"{start} the orbit deviation of a single member is {_number(row, 'member_deviation')}"
     if size == 1:
         return text + "; with one member there is no ensemble to average."
-    mean = number(row["ensemble_deviation"], row["ensemble_deviation_se"])
-    text += f", and <b>{mean}</b> for the mean of {size} members"
+    text += f", that of the mean of {size} members <b>{_number(row, 'ensemble_deviation')}</b>"
     if row["ensemble_deviation"] > 0 and np.isfinite(row["member_deviation"]):
         factor = number(row["member_deviation"] / row["ensemble_deviation"])
-        text += f" ({factor} times less; √{size} = {number(np.sqrt(size))})"
+        text += f": {factor} times smaller (√{size} = {number(np.sqrt(size))})"
     if np.isfinite(row["predicted_deviation"]):
-        text += f", predicted {number(row['predicted_deviation'], row['predicted_deviation_se'])}"
+        text += f". Predicted: {_number(row, 'predicted_deviation')}"
+        if np.isfinite(row.get("orbit_variance_ratio", np.nan)):
+            text += f"; measured over predicted variance {_number(row, 'orbit_variance_ratio')}"
     if np.isfinite(row.get("orbit_slope", np.nan)):
-        text += f"; slope {number(row['orbit_slope'], row['orbit_slope_se'])}"
-    if np.isfinite(row.get("orbit_variance_ratio", np.nan)):
-        ratio = number(row["orbit_variance_ratio"], row["orbit_variance_ratio_se"])
-        text += f"; measured/predicted variance {ratio}"
-    for name, words in LISTED.items():
-        if np.isfinite(row.get(name, np.nan)):
-            text += f"; {words} {number(row[name], row[f'{name}_se'])}"
+        text += f". Slope against ensemble size: {_number(row, 'orbit_slope')}"
+    if control is not None and np.isfinite(control["ensemble_deviation"]):
+        text += f". Without augmentation that of the mean is {_number(control, 'ensemble_deviation')}"
+    same = "orbit_same_predictions"
+    if np.isfinite(row.get(same, np.nan)):
+        others = [f"single member: {_number(row, f'member_{same}')}"]
+        if control is not None:
+            others.append(f"mean without augmentation: {_number(control, same)}")
+        text += f". Of the {order} transforms of an input {_number(row, same)} get the same class ({'; '.join(others)})"
     return text + "."
+
+
+def _number(row: pd.Series, name: str, compact: bool = False) -> str:
+    return number(row[name], row[f"{name}_se"], compact=compact)
 
 
 def _theory_words(study: Study, metrics: xr.Dataset) -> list[str]:
@@ -243,29 +218,38 @@ def _member_words(study: Study, metrics: xr.Dataset) -> list[str]:
 
 
 def _html_table(study: Study, table: pd.DataFrame) -> str:
+    """Key numbers of all arms; what the splits of an arm have in common stands in their first row."""
     keys = [key for key in study.arms[0].coords if key in table]
-    pairs = [
-        ("member deviation", "member_deviation", "member_deviation_se"),
-        ("ensemble deviation", "ensemble_deviation", "ensemble_deviation_se"),
-        ("predicted", "predicted_deviation", "predicted_deviation_se"),
-        ("slope", "orbit_slope", "orbit_slope_se"),
-        ("measured/<wbr>predicted variance", "orbit_variance_ratio", "orbit_variance_ratio_se"),
-        *((words, name, f"{name}_se") for name, words in LISTED.items()),
-    ]
-    pairs = [pair for pair in pairs if pair[1] in table and table[pair[1]].notna().any()]
-    heads = "".join(f"<th class='text'>{html.escape(head)}</th>" for head in [*keys, "split"])
-    heads += "".join(f"<th>{head}</th>" for head in ["members", "diverged", *(pair[0] for pair in pairs)])
-    lines = []
-    for _, row in table.iterrows():
-        cells = "".join(f"<td class='text'>{html.escape(str(row[key]))}</td>" for key in [*keys, "split"])
-        cells += f"<td>{row['ensemble_size']}</td><td>{row['diverged']}</td>"
-        cells += "".join(f"<td>{number(row[value], row[error])}</td>" for _, value, error in pairs)
-        lines.append(f"<tr>{cells}</tr>")
+    columns = {
+        "member_deviation": "single member",
+        "ensemble_deviation": "ensemble mean",
+        "predicted_deviation": "predicted",
+        "orbit_variance_ratio": "measured/<wbr>predicted variance",
+        "orbit_slope": "slope",
+        **LISTED,
+    }
+    columns = {name: head for name, head in columns.items() if name in table and table[name].notna().any()}
+    counts = ["members", *(["diverged"] if table["diverged"].any() else [])]
+    heads = "".join(f"<th class='text'>{html.escape(key)}</th>" for key in keys)
+    heads += "".join(f"<th>{head}</th>" for head in counts) + "<th class='text'>split</th>"
+    heads += "".join(f"<th>{head}</th>" for head in columns.values())
+    lines = [f"<tr>{heads}</tr>"]
+    for _, rows in table.groupby("arm", sort=False):
+        for first, (_, row) in zip([True] + [False] * (len(rows) - 1), rows.iterrows(), strict=True):
+            cells = ""
+            if first:
+                span = f"rowspan='{len(rows)}'"
+                cells += "".join(f"<td class='text' {span}>{html.escape(str(row[key]))}</td>" for key in keys)
+                cells += "".join(f"<td {span}>{row[count]}</td>" for count in counts)
+            cells += f"<td class='text'>{html.escape(row['split'])}</td>"
+            cells += "".join(f"<td>{_number(row, name, compact=True)}</td>" for name in columns)
+            lines.append(f"<tr{' class=arm' * first}>{cells}</tr>")
     body = "\n".join(lines)
-    return f"<h2>All arms</h2>\n<div class='scroll'><table>\n<tr>{heads}</tr>\n{body}\n</table></div>"
+    title = "<h2>All arms: orbit deviation and distance from the NTK</h2>"
+    return f"{title}\n<div class='scroll'><table>\n{body}\n</table></div>"
 
 
-def _warnings(stores: Mapping[str, Stores]) -> list[str]:
+def _warnings(stores: Mapping[str, ArmStores]) -> list[str]:
     """Warnings that the theory stores carry, each once with its arms."""
     found: dict[str, list[str]] = {}
     for path, (_, theory, _) in stores.items():
@@ -274,7 +258,7 @@ def _warnings(stores: Mapping[str, Stores]) -> list[str]:
     return [f"<p><b>Warning</b> ({html.escape(', '.join(arms))}): {html.escape(t)}</p>" for t, arms in found.items()]
 
 
-def _provenance(metrics: xr.Dataset, stores: Mapping[str, Stores]) -> list[str]:
+def _provenance(metrics: xr.Dataset, stores: Mapping[str, ArmStores]) -> list[str]:
     """Where the data came from and what computed the numbers, as the attributes of metrics and stores say."""
     found = [("data_provenance", data.attrs.get("data_provenance")) for data, _, _ in stores.values()]
     found += [(name, metrics.attrs.get(name)) for name in ("data_provenance", "versions", "git_commit")]

@@ -293,6 +293,11 @@ class Augmentation(Section):
             raise ValueError("subset: give the number of elements with kind subset, and with no other kind")
         return self
 
+    @property
+    def label(self) -> str:
+        """The augmentation as one word: none, full, random or subset-K."""
+        return f"subset-{self.subset}" if self.kind == "subset" else self.kind
+
     def rows(self, order: int) -> int:
         """Training rows per sample for a group of ``order`` elements."""
         return {"none": 1, "random": 1, "full": order, "subset": self.subset or 0}[self.kind]

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from emergent_equivariance.ensemble import aggregate, orbit_scaling, reference
+from emergent_equivariance.ensemble import aggregate, reference
 from emergent_equivariance.study import parse_study
+from emergent_equivariance.summary import orbit_scaling
 from emergent_equivariance.tasks import build_task
 from emergent_equivariance.theory import solve
 from emergent_equivariance.training import build_problem, get_engine

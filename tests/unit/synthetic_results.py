@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from emergent_equivariance.figures import ArmStores, augmentation_label
+from emergent_equivariance.figures import ArmStores
 from emergent_equivariance.study import Study, parse_study
 
 GROUP_ORDER = {"c2": 2, "c4": 4}
@@ -71,7 +71,7 @@ def make_metrics(study: Study, *, seed: int = 0, diverged: int = 0) -> xr.Datase
     for a, arm in enumerate(arms):
         for s, split in enumerate(splits):
             base[a, :, s] = level.get(split, 1.0 + 0 * time) ** 2
-            if augmentation_label(arm) == "none":
+            if arm.settings.augmentation.label == "none":
                 bias[a, :, s] = 0.3 * base[a, :, s] * time
             width = arm.settings.network.width
             strength = 60 if split == "train" else -8
@@ -91,7 +91,7 @@ def make_metrics(study: Study, *, seed: int = 0, diverged: int = 0) -> xr.Datase
         ),
     }
     ratio = np.where(predicted, (bias + base * drift) / (bias + base), np.nan)
-    augmented = np.array([augmentation_label(arm) != "none" for arm in arms])[:, None, None]
+    augmented = np.array([arm.settings.augmentation.label != "none" for arm in arms])[:, None, None]
     slope = np.where(augmented, -0.5, -0.2) + 0.01 * rng.standard_normal(shape[:3])
     single = members == 1
     value |= {
@@ -99,7 +99,7 @@ def make_metrics(study: Study, *, seed: int = 0, diverged: int = 0) -> xr.Datase
         "orbit_variance_ratio_se": (dims[:3], np.where(predicted, 0.02 * ratio, np.nan)),
         "orbit_slope": (dims[:3], np.full_like(slope, np.nan) if single else slope),
         "orbit_slope_se": (dims[:3], np.full_like(slope, np.nan if single else 0.01)),
-        "members": ("arm", np.full(len(arms), members)),
+        "members": ("arm", np.full(len(arms), members - diverged)),
         "diverged": ("arm", np.full(len(arms), diverged)),
     }
     if diverged:
@@ -138,7 +138,7 @@ def make_metrics(study: Study, *, seed: int = 0, diverged: int = 0) -> xr.Datase
         "member_count": counts,
         "member": np.arange(members),
         "network_width": ("arm", [arm.settings.network.width for arm in arms]),
-        "augmentation_label": ("arm", [augmentation_label(arm) for arm in arms]),
+        "augmentation_label": ("arm", [arm.settings.augmentation.label for arm in arms]),
         "group_order": ("arm", [GROUP_ORDER[arm.settings.group] for arm in arms]),
         **columns,
     }
@@ -176,13 +176,11 @@ def _process(x: np.ndarray, orbit: np.ndarray, y: np.ndarray, steps: list[int]) 
     return np.array(means), np.array(covariances)
 
 
-def make_stores(
-    study: Study, *, seed: int = 0, keep: str = "example_prediction", mixing: bool = False
-) -> dict[str, ArmStores]:
+def make_stores(study: Study, *, seed: int = 0, examples: bool = True, mixing: bool = False) -> dict[str, ArmStores]:
     """Stores of every arm: members are drawn from the Gaussian process that theory says they are.
 
     Args:
-      keep: how single members are kept: "example_prediction", "subset_mean" or "" for not at all.
+      examples: whether predictions of single members are kept.
       mixing: give the data two outputs whose sum is the observable.
     """
     stores = {}
@@ -209,7 +207,7 @@ def make_stores(
         split = np.concatenate([[name] * len(values) for name, values in x.items()])
         orbit = np.einsum("gij,sj->sgi", matrices, inputs)
         train = split == "train"
-        rows = orbit[train] if augmentation_label(arm) != "none" else orbit[train][:, :1]
+        rows = orbit[train] if arm.settings.augmentation.label != "none" else orbit[train][:, :1]
         y = np.repeat(target[train, 0], rows.shape[1])
         steps, size, order = settings.training.recorded, len(inputs), len(elements)
         mean, covariance = _process(rows.reshape(-1, inputs.shape[1]), orbit.reshape(size * order, -1), y, steps)
@@ -242,13 +240,17 @@ def make_stores(
             coords,
         )
         dims = ("step", "sample", "element", "output")
+        observable = draws.sum(-1, keepdims=True)
         ensemble = xr.Dataset(
-            {"mean": (dims, draws.mean(0)), "second_moment": (dims, (draws**2).mean(0))}, coords
-        ).assign_coords(member_count=("subset", [1, members]))
-        if keep == "example_prediction":
-            ensemble[keep] = (("example", *dims), draws[:8])
-        elif keep:
-            ensemble[keep] = (("stored_subset", *dims), draws[:4])
-            ensemble = ensemble.assign_coords(stored_member_count=("stored_subset", [1, 1, 1, 2]))
+            {
+                "mean": (dims, draws.mean(0)),
+                "second_moment": (dims, (draws**2).mean(0)),
+                "observable_second_moment": ((*dims[:-1], "observable"), (observable**2).mean(0)),
+            },
+            coords,
+            {"members": members},
+        )
+        if examples:
+            ensemble["example_prediction"] = (("example", *dims), draws[:8])
         stores[arm.path] = ArmStores(data, theory if settings.has_mean else None, ensemble)
     return stores

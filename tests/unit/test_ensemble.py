@@ -11,9 +11,11 @@ import xarray as xr
 from test_metrics import DIMS, make_task, make_theory
 
 from emergent_equivariance import ensemble, metrics, store
-from emergent_equivariance.ensemble import aggregate, join, member_counts, orbit_scaling, tables
+from emergent_equivariance.ensemble import aggregate, member_counts
 from emergent_equivariance.errors import StoreError
+from emergent_equivariance.report import key_numbers
 from emergent_equivariance.study import FORMAT, parse_study
+from emergent_equivariance.summary import join, orbit_scaling, tables
 
 STEPS = (0, 10)
 
@@ -169,10 +171,11 @@ def test_an_arm_without_valid_members_is_all_nan():
     result = aggregate(world.shards(values, diverged=range(4)), world.reference(), settings_of(), 4)
     assert result.sizes["subset"] == 0 and np.isnan(result["mean"]).all() and result.attrs["members"] == 0
     good = world.aggregate(world.draw(4))
-    joined = join(make_study(sweep={"network.width": [8, 16]}), [result, good])
+    study = make_study(sweep={"network.width": [8, 16]})
+    joined = join(study, [result, good])
     assert joined["diverged"].values.tolist() == [4, 0]
     assert np.isnan(joined["orbit_variance"][0]).all() and np.isfinite(joined["orbit_variance"][1]).all()
-    assert tables(joined)["key_numbers"]["members"].tolist()[0] == 0
+    assert key_numbers(study, joined)["members"].tolist()[0] == 0
 
 
 def test_one_pass_with_few_shards_alive_and_small_reads():
@@ -317,18 +320,26 @@ def test_standard_errors_cover_the_spread_over_repetitions():
     assert abs(slopes.mean() + 0.5) < 4 * slopes.std() / np.sqrt(repetitions) + 0.01
 
 
-def test_few_subsets_use_the_jackknife_over_samples():
-    world = World(samples=8)
-    result = world.aggregate(world.draw(16))
+def test_sizes_with_few_subsets_carry_on_the_spread_of_the_largest_size_with_eight():
+    result = World(samples=8).aggregate(World(samples=8).draw(16))
     joined = join(make_study(members=16), [result]).squeeze("arm")
-    four = result["member_count"].values == 4
-    np.testing.assert_allclose(
-        joined["orbit_variance_se"].sel(member_count=4), result["orbit_variance_se"][four].mean("subset"), rtol=1e-6
-    )
-    two = result["orbit_variance"][result["member_count"].values == 2]
-    np.testing.assert_allclose(joined["orbit_variance_se"].sel(member_count=2), two.std("subset", ddof=1) / np.sqrt(8))
+    names = ["orbit_variance", "zscore_to_ntk"]
+    spread = result[names].isel(subset=result["member_count"].values == 2).std("subset", ddof=1)
+    two, four = (joined.sel(member_count=m) for m in (2, 4))
+    np.testing.assert_allclose(two["orbit_variance_se"], spread["orbit_variance"] / np.sqrt(8))
+    relative = spread["orbit_variance"] / two["orbit_variance"]
+    np.testing.assert_allclose(four["orbit_variance_se"], four["orbit_variance"] * relative / np.sqrt(4))
+    np.testing.assert_allclose(four["zscore_to_ntk_se"], spread["zscore_to_ntk"] * np.sqrt(2 / 4) / np.sqrt(4))
     assert np.isnan(joined["orbit_variance_unbiased"].sel(member_count=1)).all()
     assert np.isnan(joined["difference_to_ntk"].sel(step=0)).all()
+
+
+def test_without_a_size_of_eight_subsets_the_jackknife_over_samples_is_used():
+    world = World(samples=8)
+    result = world.aggregate(world.draw(4))
+    joined = join(make_study(members=4), [result]).squeeze("arm")
+    two = result["orbit_variance_se"][result["member_count"].values == 2]
+    np.testing.assert_allclose(joined["orbit_variance_se"].sel(member_count=2), two.mean("subset"), rtol=1e-6)
 
 
 def test_join_aligns_arms_with_different_sizes_steps_and_theory():
@@ -351,6 +362,7 @@ def test_join_aligns_arms_with_different_sizes_steps_and_theory():
     assert joined["swept_members"].values.tolist() == [8, 12, 8, 12] == joined["members"].values.tolist()
     assert joined["augmentation_label"].values.tolist() == joined["augmentation"].values.tolist()
     assert joined["network_width"].values.tolist() == [8] * 4 and joined["has_mean"].all()
+    assert len(set(joined["group_order"].values.tolist())) == 1 and joined["group_order"][0] > 1
     assert np.isnan(joined["orbit_variance"].sel(member_count=12)[0]).all()
     assert np.isnan(joined["predicted_orbit_variance"][2:]).all() and np.isnan(joined["zscore_to_ntk"][2:]).all()
     assert np.isfinite(joined["difference_to_ntk"].sel(step=10, member_count=8)).all()
@@ -390,12 +402,13 @@ def test_tables():
     accuracies = joined["member_accuracy"].sel(arm="width~8", step=10, split="train")
     assert row["members"] == 20 and np.isclose(row["mean"], accuracies.mean()) and row["max"] == accuracies.max()
     assert "loss_train" not in set(frames["members"]["metric"])
-    key = frames["key_numbers"].set_index(["arm", "split"]).loc[("width~8", "test")]
+    key = key_numbers(study, joined).set_index(["arm", "split"]).loc[("width~8", "test")]
     last = joined.sel(arm="width~8", split="test", step=10)
     assert key["members"] == 20 and key["diverged"] == 0 and key["step"] == 10
-    assert np.isclose(key["ensemble_orbit_std"] ** 2, last["orbit_variance"].sel(member_count=20))
-    assert np.isclose(key["member_orbit_std"] ** 2, last["orbit_variance"].sel(member_count=1))
-    assert np.isclose(key["measured_over_predicted"], key["ensemble_orbit_std"] / key["predicted_orbit_std"])
+    assert np.isclose(key["ensemble_deviation"] ** 2, last["orbit_variance"].sel(member_count=20))
+    assert np.isclose(key["member_deviation"] ** 2, last["orbit_variance"].sel(member_count=1))
+    assert np.isclose(key["predicted_deviation"] ** 2, last["predicted_orbit_variance"].sel(member_count=20))
+    assert key["member_orbit_same_predictions"] == last["orbit_same_predictions"].sel(member_count=1)
     for name in ("orbit_slope", "orbit_variance_ratio", "difference_to_ntk", "accuracy", "orbit_same_predictions"):
         assert np.isfinite(key[name]) and np.isfinite(key[f"{name}_se"]), name
 

@@ -14,7 +14,10 @@ from synthetic_results import classification_study, cosine_study, make_metrics, 
 
 from emergent_equivariance import figures, report
 from emergent_equivariance.errors import StudyError
-from emergent_equivariance.figures import FIGURES, Choice, choose
+from emergent_equivariance.figures import FIGURES, ArmStores
+from emergent_equivariance.figures.selection import Choice, Series, choose, full_ensemble, power_law, read_series
+from emergent_equivariance.figures.style import COLOURS
+from emergent_equivariance.figures.words import number
 from emergent_equivariance.study import load_study
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +110,7 @@ def test_orbit_scaling_draws_data_prediction_and_errors(study, metrics):
     assert [ax.get_title() for ax in figure.axes] == [
         "training inputs",
         "test inputs",
-        "out of distribution: gaussian",
+        "out-of-distribution inputs (gaussian)",
     ]
     last = metrics.isel(step=-1)
     for ax, split in zip(figure.axes, metrics["split"].values, strict=True):
@@ -220,7 +223,7 @@ def test_orbit_in_time_draws_full_ensemble_members_and_two_predictions(metrics):
 
 def test_full_ensemble_of_an_arm_with_diverged_members_is_what_is_left(study):
     metrics = make_metrics(study, diverged=3)
-    assert figures.full_ensemble(metrics, Choice(FULL, 256, "full")) == 253
+    assert full_ensemble(metrics, Choice(FULL, 256, "full")) == 253
     assert labelled(figures.orbit_in_time(metrics).axes[0], "mean of 253 members")
 
 
@@ -262,10 +265,10 @@ def test_distance_to_ntk_with_one_width_has_one_row():
 
 def test_power_law_recovers_exponent_and_error():
     x = np.array([64.0, 128.0, 256.0])
-    series = figures.Series(x, 3 * x**-0.7, 0.05 * 3 * x**-0.7)
-    exponent, error = figures.power_law(series)
+    series = Series(x, 3 * x**-0.7, 0.05 * 3 * x**-0.7)
+    exponent, error = power_law(series)
     assert exponent == pytest.approx(-0.7) and error == pytest.approx(0.05 / (np.log(2) * np.sqrt(2)))
-    assert np.isnan(figures.power_law(figures.Series(x[:1], x[:1], x[:1]))[0])
+    assert np.isnan(power_law(Series(x[:1], x[:1], x[:1]))[0])
 
 
 def test_same_predictions_draws_range_ensemble_and_order():
@@ -346,13 +349,22 @@ def test_mirror_band_is_two_standard_deviations(toy):
     assert top == pytest.approx((here.theory["mean"].sel(step=1000).isel(output=0).values + 2 * sigma).max())
 
 
-def test_mirror_takes_single_members_from_either_place():
+@pytest.mark.parametrize("kept", [True, False])
+def test_mirror_draws_four_single_members_or_says_that_none_were_kept(kept):
     study = cosine_study()
-    for keep, drawn in (("example_prediction", 4), ("subset_mean", 3), ("", 0)):
-        figure = figures.mirror(study, make_stores(study, keep=keep), steps=[1000])
-        grey = [line for line in figure.axes[1].lines if line.get_color() == figures.COLOURS["member"]]
-        assert len(grey) == drawn
-        assert ("no single members were kept" in words(figure)) == (drawn == 0)
+    figure = figures.mirror(study, make_stores(study, examples=kept), steps=[1000])
+    grey = [line for line in figure.axes[1].lines if line.get_color() == COLOURS["member"]]
+    assert len(grey) == 4 * kept
+    assert ("no single members were kept" in words(figure)) == (not kept)
+
+
+def test_mirror_is_scaled_to_means_and_targets_not_to_members(toy):
+    study, stores = toy
+    late = figures.mirror(study, stores).axes[2]
+    low, high = late.get_ylim()
+    for line in labelled(late, "ensemble mean") + labelled(late, "training points"):
+        assert low < line.get_ydata().min() and line.get_ydata().max() < high
+    assert high - low < 4
 
 
 def test_mirror_without_theory_or_control():
@@ -382,17 +394,12 @@ def test_orbit_profile_draws_means_over_orbits():
     np.testing.assert_allclose([(s[1, 1] - s[0, 1]) / 2 for s in segments], 2 * spread / np.sqrt(256))
 
 
-def test_orbit_profile_of_a_sum_of_outputs_needs_its_second_moment():
+def test_orbit_profile_of_a_sum_of_outputs_uses_the_second_moment_of_the_sum():
     study = make_study(sweep={"augmentation": ["full"]})
-    stores = make_stores(study, mixing=True)
-    figure = figures.orbit_profile(study, stores)
-    assert "not stored for this observable" in words(figure)
-    ((key, here),) = stores.items()
+    ((key, here),) = make_stores(study, mixing=True).items()
     total = here.ensemble["mean"].sum("output").expand_dims(observable=1, axis=-1)
-    moment = {"observable_second_moment": total**2 + 0.25}
-    stores = {key: here._replace(ensemble=here.ensemble.assign(moment))}
-    figure = figures.orbit_profile(study, stores)
-    assert "not stored" not in words(figure)
+    here.ensemble["observable_second_moment"] = total**2 + 0.25
+    figure = figures.orbit_profile(study, {key: here})
     segments = figure.axes[0].containers[0].lines[2][0].get_segments()
     np.testing.assert_allclose([(s[1, 1] - s[0, 1]) / 2 for s in segments], 2 * 0.5 * np.sqrt(256 / 255))
 
@@ -402,10 +409,7 @@ def test_orbit_profile_of_a_sum_of_outputs_needs_its_second_moment():
 
 def test_draw_all_writes_each_picture_twice_and_the_same_bytes_again(tmp_path):
     study = make_study(sweep={"augmentation": ["none", "full"]})
-    metrics, stores = (
-        make_metrics(study).drop_vars(["network_width", "augmentation_label", "group_order"]),
-        make_stores(study),
-    )
+    metrics, stores = make_metrics(study), make_stores(study)
     first = figures.draw_all(study, metrics, stores, tmp_path / "a")
     second = figures.draw_all(study, metrics, stores, tmp_path / "b")
     assert first == figures.figure_paths(study, tmp_path / "a")
@@ -445,12 +449,17 @@ def test_summary_says_the_claim_with_its_numbers(study, metrics):
     metrics["orbit_variance_se"].loc[{**at, "member_count": 256}] = 2 * 0.0144 * 0.00037
     metrics["predicted_orbit_variance"].loc[{**at, "member_count": 256}] = 0.0151**2
     metrics["orbit_slope"].loc[at], metrics["orbit_slope_se"].loc[at] = -0.4971, 0.0042
-    metrics["member_orbit_variance"].loc[at] = 0.2304**2
+    metrics["orbit_variance"].loc[{**at, "member_count": 1}] = 0.2304**2
+    metrics["orbit_variance_se"].loc[{**at, "member_count": 1}] = 2 * 0.2304 * 0.0012
+    metrics["orbit_variance"].loc[{**at, "arm": NONE, "member_count": 256}] = 0.25**2
     text = plain(report.summary_html(study, metrics))
-    (line,) = [s for s in text.splitlines() if s.startswith("On test inputs") and "0.0144" in s]
-    assert "orbit deviation of total energy is 0.230 for a single member" in line
-    assert "0.01440 ± 0.00037 for the mean of 256 members (16.0 times less; √256 = 16.0), predicted 0.0151" in line
-    assert "slope −0.4971 ± 0.0042" in line and "distance to NTK mean" in line
+    (line,) = [s for s in text.splitlines() if s.startswith("On test inputs")]
+    assert "the orbit deviation of a single member is 0.2304 ± 0.0012" in line
+    assert "that of the mean of 256 members 0.01440 ± 0.00037: 16.0 times smaller (√256 = 16.0)" in line
+    assert "Predicted: 0.0151" in line and "Slope against ensemble size: −0.4971 ± 0.0042" in line
+    assert "Without augmentation that of the mean is 0.250" in line
+    assert "standard deviation of total energy over the orbit of an input under C4" in text
+    assert "0.01440(37)" in text and "distance to NTK mean" in text
     assert "left out of all statistics: 0." in text and "spins are ±1" in text and "0123456789ab" in text
 
 
@@ -471,7 +480,8 @@ def test_summary_says_where_theory_ends():
     study = classification_study()
     text = plain(report.summary_html(study, make_metrics(study)))
     assert "Arm augmentation~full: no analytic mean μt: loss cross_entropy." in text
-    assert "predicted 0" not in text and "orbit same predictions" in text and "accuracy" in text
+    assert not re.search(r"Predicted: \d", text) and "same predictions" in text and "accuracy" in text
+    assert re.search(r"Of the 4 transforms of an input 3\.\d+ ± 0\.030 get the same class \(single member: ", text)
     study = make_study(sweep={"augmentation": ["full", "random"]})
     text = plain(report.summary_html(study, make_metrics(study)))
     assert "Arm augmentation~random: no analytic covariance" in text and "no analytic mean" not in text
@@ -480,7 +490,15 @@ def test_summary_says_where_theory_ends():
 def test_summary_of_one_member_claims_no_ensemble():
     study = make_study(ensemble={"members": 1})
     text = plain(report.summary_html(study, make_metrics(study)))
-    assert "there is no ensemble to average" in text and "slope −" not in text
+    assert "there is no ensemble to average" in text and "Slope against" not in text
+
+
+def test_summary_of_an_arm_whose_members_all_diverged(study, metrics):
+    metrics["members"].loc[{"arm": FULL}], metrics["diverged"].loc[{"arm": FULL}] = 0, 256
+    for name in ("orbit_variance", "member_orbit_variance"):
+        metrics[name].loc[{"arm": FULL}] = np.nan
+    text = plain(report.summary_html(study, metrics))
+    assert "On test inputs nothing was measured: all members diverged." in text
 
 
 def test_summary_escapes_what_it_quotes(study, metrics):
@@ -496,6 +514,10 @@ def test_key_numbers_are_a_row_per_arm_and_split(study, metrics):
     here = metrics.sel(arm=FULL, split="test", step=300)
     value = float(here["orbit_variance"].sel(member_count=256))
     error = float(here["orbit_variance_se"].sel(member_count=256))
+    assert row["members"] == 256 and row["step"] == 300 and row["diverged"] == 0
+    single = float(here["orbit_variance"].sel(member_count=1))
+    assert row["member_deviation"] == pytest.approx(np.sqrt(single))
+    assert row["orbit_slope"] == here["orbit_slope"] and row["difference_to_ntk_se"] > 0
     assert row["ensemble_deviation"] == pytest.approx(np.sqrt(value))
     assert row["ensemble_deviation_se"] == pytest.approx(error / (2 * np.sqrt(value)))
 
@@ -515,11 +537,16 @@ def test_key_numbers_are_a_row_per_arm_and_split(study, metrics):
     ],
 )
 def test_numbers_show_two_digits_of_their_error(value, error, text):
-    assert report.number(value, error) == text
+    assert number(value, error) == text
+
+
+def test_compact_numbers_have_their_error_in_brackets():
+    numbers = [(0.01234, 0.00056), (12.3, 4.5), (1.5e-6, 2e-7), (0.5, np.nan)]
+    assert [number(*n, compact=True) for n in numbers] == ["0.01234(56)", "12.3(4.5)", "1.50(20)×10⁻⁶", "0.500"]
 
 
 def test_series_of_a_missing_variable_is_empty(metrics):
-    series = figures.read_series(
+    series = read_series(
         metrics.drop_vars("difference_to_ntk"), "difference_to_ntk", Choice(FULL, 256, "full"), "test", "step"
     )
     assert all(len(part) == 0 for part in series)
@@ -543,6 +570,6 @@ def test_summary_quotes_provenance_and_warnings_of_the_stores():
     data, theory, ensemble = stores["augmentation~full"]
     data.attrs["data_provenance"] = '{"source": "a real data set", "md5": ["ab", "cd"]}'
     theory.attrs["warning"] = "the learning rate is above critical"
-    text = plain(report.summary_html(study, metrics, {"augmentation~full": (data, theory, ensemble)}))
+    text = plain(report.summary_html(study, metrics, {"augmentation~full": ArmStores(data, theory, ensemble)}))
     assert "source: a real data set; md5: ab, cd" in text
     assert "Warning (augmentation~full): the learning rate is above critical" in text

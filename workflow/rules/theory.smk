@@ -1,21 +1,9 @@
-rule resolve_learning_rate:
-    input:
-        lambda wildcards: ancient(data_of("learning_rate_key", wildcards.key)),
-    output:
-        f"{ROOT}/theory/{{key}}.learning-rate.json",
-    log:
-        f"{ROOT}/logs/theory/{{key}}.learning-rate.log",
-    priority: 20
-    threads: 2
-    shell:
-        EMEQ + " learning-rate {STUDY_FILE} --key {wildcards.key} > {log} 2>&1"
-
-
 rule compute_theory:
     input:
-        unpack(theory_inputs),
+        ancient(theory_data),
     output:
-        f"{ROOT}/theory/{{key}}.zarr.zip",
+        store=f"{ROOT}/theory/{{key}}.zarr.zip",
+        learning_rate=f"{ROOT}/theory/{{key}}.learning-rate.json",
     log:
         f"{ROOT}/logs/theory/{{key}}.log",
     benchmark:

@@ -1,0 +1,146 @@
+"""The pictures of a study: labelled datasets in, matplotlib figures out.
+
+They show the claim of Gerken & Kessel (2024), *Emergent Equivariance in Deep Ensembles*: members are not equivariant,
+their mean is; the mean of m members deviates by a predicted amount that falls like m^(−1/2) (theory.md §3), down to
+the orbit variance of the analytic mean μ_t. What cannot be drawn is said in the picture.
+
+Which pictures a study has follows from the study file alone (figure_names), so that a workflow can plan them;
+nothing heavy is imported for that.
+
+style: colours and sizes. words: words and numbers. selection: which arms, and their numbers in the metrics. panels:
+what pictures share. curves: pictures of the metrics. stores, mirror_toy, profile: pictures of predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from .curves import distance_to_ntk, measured_over_predicted, orbit_in_time, orbit_scaling, same_predictions
+from .mirror_toy import mirror
+from .profile import orbit_profile
+from .selection import choose, study_choices
+from .stores import ArmStores
+from .style import style
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+    from ..study import Arm, Study
+
+__all__ = ["FIGURES", "ArmStores", "Picture", "draw_all", "figure_names", "figure_paths", "store_arms"]
+
+
+def is_classification(arm: Arm) -> bool:
+    """Whether the settings alone say that an arm classifies: by its task, or by its loss."""
+    return arm.settings.task.name in ("digits", "fashion_mnist") or arm.settings.training.loss == "cross_entropy"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of the report.
+
+    Attributes:
+      draw: the function, called with (metrics) or (study, stores).
+      needs: which of the two.
+      title: a few words for the table of contents.
+      caption: file under workflow/report/.
+      applies: whether a study has this picture; a function of the study alone.
+    """
+
+    draw: Callable[..., Figure]
+    needs: Literal["metrics", "stores"]
+    title: str
+    caption: str
+    applies: Callable[[Study], bool]
+
+
+FIGURES: dict[str, Picture] = {
+    "orbit_scaling": Picture(
+        orbit_scaling, "metrics", "Orbit deviation against ensemble size", "orbit_scaling.rst", lambda study: True
+    ),
+    "orbit_in_time": Picture(
+        orbit_in_time, "metrics", "Orbit deviation against training time", "orbit_in_time.rst", lambda study: True
+    ),
+    "measured_over_predicted": Picture(
+        measured_over_predicted,
+        "metrics",
+        "Measured over predicted orbit variance",
+        "measured_over_predicted.rst",
+        lambda study: any(arm.settings.has_covariance for arm in study.arms),
+    ),
+    "distance_to_ntk": Picture(
+        distance_to_ntk,
+        "metrics",
+        "Distance to the NTK mean",
+        "distance_to_ntk.rst",
+        lambda study: any(arm.settings.has_mean for arm in study.arms),
+    ),
+    "same_predictions": Picture(
+        same_predictions,
+        "metrics",
+        "Orbit same predictions",
+        "same_predictions.rst",
+        lambda study: any(is_classification(arm) for arm in study.arms),
+    ),
+    "mirror": Picture(
+        mirror,
+        "stores",
+        "The mirror toy",
+        "mirror.rst",
+        lambda study: all(a.settings.task.name == "cosine" and a.settings.group == "c2" for a in study.arms),
+    ),
+    "orbit_profile": Picture(
+        orbit_profile, "stores", "Predictions over an orbit", "orbit_profile.rst", lambda study: True
+    ),
+}
+
+
+def figure_names(study: Study) -> list[str]:
+    """Names of the pictures a study has: a function of the study file alone."""
+    return [name for name, picture in FIGURES.items() if picture.applies(study)]
+
+
+def store_arms(study: Study) -> list[Arm]:
+    """The arms whose stores pictures and words need: control and main arm, and one for each other data or theory."""
+    chosen = choose(study_choices(study))
+    arms = [study.arm(choice.key) for choice in chosen.pair]
+    known = {(arm.data_key, arm.theory_key) for arm in arms}
+    for arm in study.arms:
+        if (arm.data_key, arm.theory_key) not in known:
+            known.add((arm.data_key, arm.theory_key))
+            arms.append(arm)
+    return arms
+
+
+def figure_paths(study: Study, folder: Path) -> list[Path]:
+    """Files that draw_all writes, SVG and PNG of each picture."""
+    return [folder / f"{name}.{suffix}" for name in figure_names(study) for suffix in ("svg", "png")]
+
+
+def draw_all(study: Study, metrics: xr.Dataset, stores: Mapping[str, ArmStores], folder: Path) -> list[Path]:
+    """Draw every picture the study has, as SVG and PNG; the same input gives the same bytes.
+
+    Args:
+      metrics: the study's metrics.nc.
+      stores: stores by arm path, at least for the arms of store_arms(study).
+      folder: where the files go; made if it is missing.
+
+    Returns the files written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in figure_names(study):
+        picture = FIGURES[name]
+        figure = picture.draw(metrics) if picture.needs == "metrics" else picture.draw(study, stores)
+        save(figure, folder / name)
+    return figure_paths(study, folder)
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Write STEM.svg and STEM.png without dates or versions in them."""
+    with style():
+        figure.savefig(stem.with_name(f"{stem.name}.svg"), metadata={"Date": None, "Creator": None})
+        figure.savefig(stem.with_name(f"{stem.name}.png"), metadata={"Software": None})

@@ -1,0 +1,220 @@
+"""Which arms a picture draws, and the numbers it reads from the metrics dataset.
+
+Orbit deviation means √orbit_variance; its standard error is that of the variance divided by 2√variance. Where a study
+has several widths the widest stands for it, unless width is the subject; of any other swept key (a seed, say) the
+first value is drawn, and the title says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from ..study import Study
+
+# -------------------------------------------------------------------------------------- choosing arms
+
+
+class Choice(NamedTuple):
+    """One arm that a picture may draw.
+
+    Attributes:
+      key: folder name of the arm.
+      width: width of its network.
+      augmentation: "none", "full", "subset-K" or "random".
+    """
+
+    key: str
+    width: int
+    augmentation: str
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The arms of a picture.
+
+    Attributes:
+      main: the widest arm with full augmentation; failing that with another one; failing that without.
+      control: the arm without augmentation at the same width (else the widest), if it is not main.
+      others: arms at the width of main with further kinds of augmentation.
+      widths: all arms augmented like main, by width.
+    """
+
+    main: Choice
+    control: Choice | None
+    others: tuple[Choice, ...]
+    widths: tuple[Choice, ...]
+
+    @property
+    def pair(self) -> list[Choice]:
+        """Control (if there is one) and main arm."""
+        return [self.control, self.main] if self.control else [self.main]
+
+    @property
+    def drawn(self) -> list[Choice]:
+        """Control, others and main arm: in the order in which they are drawn."""
+        return [*self.pair[:-1], *self.others, self.main]
+
+
+def choose(arms: Iterable[Choice]) -> Chosen:
+    """Pick the arms that stand for a study; of arms alike in width and augmentation the first one.
+
+    Raises ValueError if there is no arm.
+    """
+    first: dict[tuple[int, str], Choice] = {}
+    for arm in arms:
+        first.setdefault((arm.width, arm.augmentation), arm)
+    if not first:
+        raise ValueError("there is no arm to draw")
+    kinds = list(dict.fromkeys(kind for _, kind in first))
+    kind = "full" if "full" in kinds else next((k for k in kinds if k != "none"), "none")
+    widths = tuple(sorted((a for a in first.values() if a.augmentation == kind), key=lambda a: a.width))
+    main = widths[-1]
+    controls = sorted(
+        (a for a in first.values() if a.augmentation == "none"), key=lambda a: (a.width == main.width, a.width)
+    )
+    control = controls[-1] if controls and kind != "none" else None
+    others = tuple(a for a in first.values() if a.width == main.width and a.augmentation not in (kind, "none"))
+    return Chosen(main, control, others, widths)
+
+
+def study_choices(study: Study) -> list[Choice]:
+    """All arms of a study, in its order."""
+    return [Choice(a.path, a.settings.network.width, a.settings.augmentation.label) for a in study.arms]
+
+
+def metrics_choices(metrics: xr.Dataset) -> list[Choice]:
+    """All arms of a metrics dataset, in its order."""
+    keys, widths, labels = (metrics[c].values for c in ("arm", "network_width", "augmentation_label"))
+    return [Choice(str(k), int(w), str(a)) for k, w, a in zip(keys, widths, labels, strict=True)]
+
+
+def first_of(metrics: xr.Dataset) -> str:
+    """Which swept keys are fixed at their first value, in words; empty if none is."""
+    subjects = ("arm", "network_width", "augmentation_label", "width", "augmentation", "group_order")
+    choices = metrics_choices(metrics)
+    notes = []
+    for name, values in metrics.coords.items():
+        if name in subjects or values.dims != ("arm",):
+            continue
+        alike: dict[Any, list[Any]] = {}
+        for choice, value in zip(choices, values.values, strict=True):
+            alike.setdefault(choice[1:], []).append(value.item() if hasattr(value, "item") else value)
+        count = max(len(set(found)) for found in alike.values())
+        if count > 1:
+            notes.append(f"{name} = {values.values[0]} (the first of {count})")
+    return ", ".join(notes)
+
+
+# ------------------------------------------------------------------------------------- reading numbers
+
+
+class Series(NamedTuple):
+    """Numbers to draw, without the missing ones: y ± error at x."""
+
+    x: np.ndarray
+    y: np.ndarray
+    error: np.ndarray
+
+
+def read_series(
+    metrics: xr.Dataset, name: str, arm: Choice, split: str, dimension: str, *, root: bool = False, **at: Any
+) -> Series:
+    """One metric of one arm along ``dimension``.
+
+    Args:
+      at: labels of the remaining dimensions; without ``member_count`` the full ensemble is taken.
+      root: take the square root, and propagate the standard error; values that are not positive are dropped.
+    """
+    if name not in metrics:
+        return Series(*np.empty((3, 0)))
+    values = metrics[name].sel(arm=arm.key, split=split)
+    if "member_count" in values.dims and dimension != "member_count" and "member_count" not in at:
+        at["member_count"] = full_ensemble(metrics, arm)
+    at = {k: v for k, v in at.items() if k in values.dims}
+    values = values.sel(at)
+    y = np.asarray(values, dtype=float)
+    error = np.full_like(y, np.nan)
+    if f"{name}_se" in metrics:
+        error = np.asarray(metrics[f"{name}_se"].sel(arm=arm.key, split=split, **at), dtype=float)
+    there = (y > 0) & np.isfinite(y) if root else np.isfinite(y)
+    x, y, error = values[dimension].values[there].astype(float), y[there], error[there]
+    return Series(x, np.sqrt(y), error / (2 * np.sqrt(y))) if root else Series(x, y, error)
+
+
+def read_at(
+    metrics: xr.Dataset, name: str, arm: Choice, split: str, step: Any, *, root: bool = False, **at: Any
+) -> tuple[float, float]:
+    """(value, standard error) of one metric at one time, else as read_series; NaN where it is missing."""
+    series = read_series(metrics, name, arm, split, "step", root=root, **at)
+    here = np.flatnonzero(series.x == step)
+    return (float(series.y[here[0]]), float(series.error[here[0]])) if len(here) else (np.nan, np.nan)
+
+
+def full_ensemble(metrics: xr.Dataset, arm: Choice) -> int:
+    """Number of members in the largest ensemble that the arm has numbers for."""
+    values = metrics["orbit_variance"].sel(arm=arm.key)
+    there = values.notnull().any([d for d in values.dims if d != "member_count"]).values
+    counts = metrics["member_count"].values
+    return int(counts[there].max()) if there.any() else int(counts.max())
+
+
+def last_step(metrics: xr.Dataset, arm: Choice) -> Any:
+    """The last step at which an arm has numbers: arms may be trained for different times."""
+    values = metrics["orbit_variance"].sel(arm=arm.key)
+    there = values.notnull().any([d for d in values.dims if d != "step"]).values
+    return metrics["step"].values[np.flatnonzero(there)[-1] if there.any() else -1]
+
+
+class MemberBand(NamedTuple):
+    """Statistics over single members, by step ``x``; empty where an arm has no members' values."""
+
+    x: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    least: np.ndarray
+    greatest: np.ndarray
+
+    @property
+    def low(self) -> np.ndarray:
+        """Mean − standard deviation, but not below the least member."""
+        return np.maximum(self.mean - self.std, self.least)
+
+    @property
+    def high(self) -> np.ndarray:
+        """Mean + standard deviation."""
+        return self.mean + self.std
+
+
+def member_band(
+    metrics: xr.Dataset, arm: Choice, split: str, *, name: str = "orbit_variance", root: bool = True
+) -> MemberBand:
+    """Statistics over the single members of an arm. Missing members (diverged ones) are left out."""
+    if f"member_{name}" not in metrics:
+        return MemberBand(*np.empty((5, 0)))
+    values = metrics[f"member_{name}"].sel(arm=arm.key, split=split).transpose("step", "member")
+    y = np.asarray(values, dtype=float)
+    y = np.sqrt(np.where(y >= 0, y, np.nan)) if root else y
+    there = np.isfinite(y).any(axis=1)
+    if not there.any():
+        return MemberBand(*np.empty((5, 0)))
+    y = y[there]
+    statistics = (f(y, axis=1) for f in (np.nanmean, np.nanstd, np.nanmin, np.nanmax))
+    return MemberBand(values["step"].values[there].astype(float), *statistics)
+
+
+def power_law(series: Series) -> tuple[float, float]:
+    """(exponent, its standard error) of y ∝ x^exponent: least squares in logarithms, errors propagated."""
+    usable = series.y > 0
+    x, y, error = (part[usable] for part in series)
+    if len(x) < 2:
+        return np.nan, np.nan
+    centred = np.log(x) - np.log(x).mean()
+    weights = centred / (centred @ centred)
+    return float(weights @ np.log(y)), float(np.sqrt(np.sum((weights * error / y) ** 2)))

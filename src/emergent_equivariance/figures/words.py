@@ -1,0 +1,62 @@
+"""Words and numbers of the pictures and of the report."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_AUGMENTED = {"none": "no augmentation", "full": "full augmentation", "random": "random augmentation"}
+
+
+def augmented(augmentation: str) -> str:
+    """An augmentation ("none", "full", "subset-K" or "random") in words."""
+    if augmentation.startswith("subset-"):
+        return f"augmentation with {augmentation.removeprefix('subset-')} elements"
+    return _AUGMENTED.get(augmentation, augmentation)
+
+
+def split_words(split: str) -> str:
+    """A split in words."""
+    if split.startswith("ood-"):
+        return f"out-of-distribution inputs ({split.removeprefix('ood-')})"
+    return {"train": "training inputs", "test": "test inputs"}.get(split, split)
+
+
+def mean_of(members: int) -> str:
+    """The mean of so many members, in words."""
+    return f"mean of {members} member" + ("s" if members > 1 else "")
+
+
+def element_text(name: str) -> str:
+    """A group element with raised powers: r2m → $r^2m$."""
+    return "$" + "".join(f"^{c}" if c.isdigit() else c for c in name) + "$"
+
+
+def number(value: float, error: float = np.nan, *, compact: bool = False) -> str:
+    """A value with its standard error, rounded to two digits of the error, or to three digits without one.
+
+    Args:
+      compact: write the error as the uncertainty of the last digits.
+
+    >>> number(0.01234, 0.00056), number(1.5e-6), number(float("nan"))
+    ('0.01234 ± 0.00056', '1.50×10⁻⁶', '–')
+    >>> number(0.01234, 0.00056, compact=True), number(12.3, 4.5, compact=True)
+    ('0.01234(56)', '12.3(4.5)')
+    """
+    if not np.isfinite(value):
+        return "–"
+    known = bool(np.isfinite(error) and error > 1e-9 * abs(value))  # less is round-off
+    size = max(abs(value), error if known else 0.0)
+    if size == 0:
+        return "0"
+    exponent = int(np.floor(np.log10(size)))
+    shift = 0 if -4 < exponent < 5 else exponent
+    last = int(np.floor(np.log10(error))) - 1 if known else int(np.floor(np.log10(abs(value)))) - 2
+    decimals = int(np.clip(shift - last, 0, 12))
+    text = f"{value / 10.0**shift:.{decimals}f}".replace("-", "−")
+    if known:
+        uncertainty = f"{error / 10.0**shift:.{decimals}f}"
+        text += f"({uncertainty.removeprefix('0.').lstrip('0')})" if compact else f" ± {uncertainty}"
+    if not shift:
+        return text
+    power = "10" + str(shift).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"({text})×{power}" if known and not compact else f"{text}×{power}"

@@ -1,0 +1,269 @@
+"""All arms of a study in one dataset, metrics.nc, and as plain tables.
+
+``join`` forms METRIC(arm, step, split, member_count) and its standard error by the rule of docs/layout.md.
+
+``orbit_scaling`` fits the slope of log √(orbit variance) against log m and the measured over the predicted orbit
+variance. The subsets at different m share their members, so the error of an ordinary regression would be wrong;
+and a jackknife over members is not valid, because the orbit variance is a degenerate statistic. The members are
+therefore cut into B = 8 equal blocks, only subsets inside one block are used, and the blocks, which are
+independent, are left out one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from xarray import Dataset
+
+from .ensemble import metric_names
+from .groups import get_group
+from .study import Study
+
+#: Disjoint subsets from which the standard error over subsets is used.
+ENOUGH_SUBSETS = 8
+#: Blocks of members in the scaling fit.
+BLOCKS = 8
+
+# ----------------------------------------------------------------------------------------------- scaling
+
+
+def orbit_scaling(ensemble: Dataset) -> Dataset:
+    """How the orbit variance falls with the number of members, in the result of ``aggregate``.
+
+    Uses the subsets that lie inside one of 8 equal blocks of v//8 valid members, of those sizes m that every
+    block contains. The slope is that of a weighted least-squares line through log √V(m) against log m, with V(m)
+    the mean over the subsets of size m and their number as weight (the relative variance of V(m) falls with it).
+    The ratio is the mean over all those subsets, of every size, of measured over predicted orbit variance: the
+    sizes are weighted by their numbers of subsets, so m = 1, whose error is smallest, weighs most. Standard
+    errors are delete-one-block jackknives.
+
+    Returns:
+      orbit_slope, orbit_slope_se, orbit_variance_ratio, orbit_variance_ratio_se (step, split). NaN below 16 valid
+      members and where an orbit variance is 0; the ratio also where nothing is predicted.
+    """
+    variance = ensemble["orbit_variance"].transpose("subset", "step", "split").values
+    size, first = ensemble["member_count"].values, ensemble["first"].values
+    block_size = int(ensemble["stop"].values.max(initial=0)) // BLOCKS
+    shape = variance.shape[1:]
+    estimates = np.full((2, BLOCKS + 1, *shape), np.nan)  # slope and ratio; all blocks, then each left out
+    if block_size >= 2:
+        block = first // block_size
+        inside = (block < BLOCKS) & ((first + size - 1) // block_size == block)
+        counts, sums, used = [], [], []
+        for m in np.unique(size[inside]):
+            rows = [np.flatnonzero(inside & (size == m) & (block == b)) for b in range(BLOCKS)]
+            if all(len(r) for r in rows):
+                used.append(m)
+                counts.append([len(r) for r in rows])
+                sums.append([variance[r].sum(axis=0) for r in rows])
+        predicted = np.full((len(used), *shape), np.nan)
+        if "predicted_orbit_variance" in ensemble:
+            table = ensemble["predicted_orbit_variance"].sel(ensemble_size=used)
+            predicted = table.transpose("ensemble_size", "step", "split").values
+        keep = ~np.eye(BLOCKS + 1, BLOCKS, k=-1, dtype=bool)  # row 0 keeps all blocks, row b + 1 leaves out b
+        number = np.einsum("kb,mb->km", keep, counts)  # (left out, m)
+        total = np.einsum("kb,mb...->km...", keep, np.array(sums))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = total / number[..., None, None]
+            mean[~(mean > 0)] = np.nan
+            predicted[~(predicted > 0)] = np.nan
+            ratio = np.einsum("km,km...->k...", number, mean / predicted)
+            estimates[1] = ratio / number.sum(axis=1)[:, None, None]
+            if len(used) > 1:
+                x = np.log(used)
+                centred = x - (number @ x / number.sum(axis=1))[:, None]
+                weight = number * centred
+                weight /= (weight * centred).sum(axis=1, keepdims=True)
+                estimates[0] = np.einsum("km,km...->k...", weight, np.log(mean) / 2)
+    errors = np.sqrt((BLOCKS - 1) * estimates[:, 1:].var(axis=1))
+    dims = ("step", "split")
+    words = {
+        "orbit_slope": "slope of log √(orbit variance) against log(member count)",
+        "orbit_variance_ratio": "measured over predicted orbit variance, mean over member subsets of every size",
+    }
+    result = Dataset(coords={"step": ensemble["step"], "split": ensemble["split"]})
+    for i, (name, text) in enumerate(words.items()):
+        attributes = {"units": "1", "observable": ensemble["orbit_variance"].attrs.get("observable", "")}
+        result[name] = (dims, estimates[i, 0], {"long_name": text, **attributes})
+        result[f"{name}_se"] = (dims, errors[i], {"long_name": f"standard error of: {text}", **attributes})
+    return result
+
+
+# -------------------------------------------------------------------------------------------------- join
+
+
+def join(study: Study, ensembles: Sequence[Dataset]) -> Dataset:
+    """metrics.nc: all arms of a study in one dataset.
+
+    Args:
+      ensembles: results of ``aggregate``, one per arm, in the order of ``study.arms``.
+
+    Returns:
+      METRIC, METRIC_se, predicted_… (arm, step, split, member_count), orbit_slope, orbit_variance_ratio and their
+      _se (arm, step, split), member_METRIC(arm, step, split, member), member_loss_train(arm, step, member),
+      members(arm) (valid ones: the size of the full ensemble), diverged(arm), has_mean(arm). Arms are labelled by
+      their folder (coordinate ``arm``), by every swept key (as ``swept_KEY`` where KEY is a variable or dimension
+      here), and by augmentation_label, network_width and group_order. Labels an arm does not have are filled with NaN.
+    Raises ValueError if there is not one ensemble per arm.
+    """
+    if len(ensembles) != len(study.arms):
+        raise ValueError(f"{len(study.arms)} arms but {len(ensembles)} ensembles")
+    parts = [_summarise(ensemble) for ensemble in ensembles]
+    indexes: dict[str, Any] = {
+        "step": np.unique(np.concatenate([p["step"].values for p in parts])),
+        "split": list(dict.fromkeys(str(s) for p in parts for s in p["split"].values)),
+        "member_count": np.unique(np.concatenate([p["member_count"].values for p in parts])),
+        "member": np.arange(max(p.sizes["member"] for p in parts)),
+    }
+    arms = [arm.path for arm in study.arms]
+    result = Dataset(coords={"arm": arms, **indexes})
+    for name in dict.fromkeys(str(n) for p in parts for n in p.data_vars):
+        having = [p[name] for p in parts if name in p]
+        dims = having[0].dims
+        shape = tuple(len(indexes[str(d)]) for d in dims)
+        dtype = having[0].dtype
+        values = np.full((len(parts), *shape), np.nan, dtype)
+        for i, part in enumerate(parts):
+            if name in part:
+                values[i] = part[name].reindex({d: indexes[str(d)] for d in dims}).values
+        result[name] = (("arm", *dims), values, having[0].attrs)
+    diverged = np.array([int(e["diverged"].sum()) for e in ensembles])
+    result["members"] = ("arm", np.array([e.sizes["member"] for e in ensembles]) - diverged)
+    result["members"].attrs["long_name"] = "members in the statistics: the size of the full ensemble"
+    result["diverged"] = ("arm", diverged, {"long_name": "diverged members, left out of the statistics"})
+    result["has_mean"] = ("arm", np.array([arm.settings.has_mean for arm in study.arms]))
+    result["has_mean"].attrs["long_name"] = "whether the analytic mean exists"
+    for key in study.arms[0].coords:
+        swept = [arm.coords[key] for arm in study.arms]
+        numeric = all(isinstance(value, (int, float)) for value in swept)
+        name = f"swept_{key}" if key in result.variables or key in result.dims else key
+        result = result.assign_coords({name: ("arm", swept if numeric else [str(value) for value in swept])})
+    result = result.assign_coords(
+        augmentation_label=("arm", [arm.settings.augmentation.label for arm in study.arms]),
+        network_width=("arm", [arm.settings.network.width for arm in study.arms]),
+        group_order=("arm", [get_group(arm.settings.group).order for arm in study.arms]),
+    )
+    units = sorted({arm.settings.training.unit for arm in study.arms})
+    result["step"].attrs["units"] = " or ".join(units)
+    shared = [key for key in ensembles[0].attrs if all(e.attrs.get(key) == ensembles[0].attrs[key] for e in ensembles)]
+    result.attrs |= {"study": study.name, **{key: ensembles[0].attrs[key] for key in shared if key in _SHARED}}
+    return result
+
+
+_SHARED = ("ensemble_mean", "loss", "observable", "outputs")
+
+
+#: Metrics that vanish with the ensemble's noise: their relative spread over subsets does not depend on the size.
+_RELATIVE = ("orbit_variance", "orbit_mse", "orbit_kl", "normalized_orbit_std", "relative_orbit_std")
+
+
+def _over_subsets(
+    name: str, values: np.ndarray, jackknife: np.ndarray, sizes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard error over the disjoint subsets of each size, by the rule in docs/layout.md.
+
+    Args:
+      values, jackknife: (subset, step, split) metric and its jackknife error over samples.
+      sizes: (subset,) members in each subset.
+
+    Returns (step, split, member_count) twice, sizes ascending. With at least ENOUGH_SUBSETS subsets the error is
+    their standard deviation over √n. With fewer, that of the largest size m₀ which has enough is carried on: in
+    proportion to the value where the metric vanishes with the noise (exact there, too large on a plateau), as
+    √(m₀/m) elsewhere (too large, if anything: no smooth statistic's spread falls more slowly). The jackknife over
+    samples, which knows nothing of the noise that all samples of one ensemble share, is used only where no size has
+    enough subsets.
+    """
+    counts = np.unique(sizes)
+    value = np.full((*values.shape[1:], len(counts)), np.nan)
+    error = value.copy()
+    reference: tuple[int, np.ndarray, np.ndarray] | None = None
+    for i, m in enumerate(counts):
+        rows = sizes == m
+        n = rows.sum()
+        value[..., i] = values[rows].mean(axis=0)
+        if n >= ENOUGH_SUBSETS:
+            spread = values[rows].std(axis=0, ddof=1)
+            if np.isfinite(spread).any():
+                reference = int(m), value[..., i], spread
+        elif reference is None:
+            error[..., i] = jackknife[rows].mean(axis=0)
+            continue
+        else:
+            base, base_value, spread = reference
+            if name in _RELATIVE:
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    spread = np.where(base_value > 0, spread * value[..., i] / base_value, spread)
+            else:
+                spread = spread * np.sqrt(base / m)
+        error[..., i] = spread / np.sqrt(n)
+    return value, error
+
+
+def _summarise(ensemble: Dataset) -> Dataset:
+    """One arm of ``join``: over (step, split, member_count) and (step, split, member)."""
+    sizes = ensemble["member_count"].values
+    counts = np.unique(sizes)
+    coords = {"step": ensemble["step"].values, "split": ensemble["split"].values.astype(str), "member_count": counts}
+    result = Dataset(coords={**coords, "member": ensemble["member"].values})
+    dims = ("step", "split", "member_count")
+    for name in metric_names(ensemble):
+        values = ensemble[name].transpose("subset", "step", "split").values
+        jackknife = ensemble[f"{name}_se"].transpose("subset", "step", "split").values
+        value, error = _over_subsets(name, values, jackknife, sizes)
+        result[name] = (dims, value, ensemble[name].attrs)
+        result[f"{name}_se"] = (dims, error, ensemble[f"{name}_se"].attrs)
+    for key, variable in ensemble.data_vars.items():
+        if str(key).startswith("predicted_"):
+            ordered = variable.transpose("step", "split", "ensemble_size")
+            result[key] = (dims, ordered.sel(ensemble_size=counts).values, variable.attrs)
+        elif str(key).startswith("member_"):
+            last = [d for d in ("step", "split", "member") if d in variable.dims]
+            result[key] = (last, variable.transpose(*last).values, variable.attrs)
+    return result.merge(orbit_scaling(ensemble).drop_vars(["step", "split"]))
+
+
+# ------------------------------------------------------------------------------------------------ tables
+
+
+def tables(joined: Dataset) -> dict[str, pd.DataFrame]:
+    """Plain tables of the result of ``join``: name → table, for tables/NAME.csv.
+
+    metrics: one row per arm, step, split and member_count. members: mean, standard deviation (ddof 1), least and
+    greatest member value per arm, step, split and metric. scaling: slopes and ratios per arm, step and split.
+    """
+    by_size = [n for n, v in joined.data_vars.items() if v.dims == ("arm", "step", "split", "member_count")]
+    scaling = [n for n, v in joined.data_vars.items() if v.dims == ("arm", "step", "split")]
+    member = [str(n) for n, v in joined.data_vars.items() if v.dims == ("arm", "step", "split", "member")]
+    summaries = []
+    for name in member:
+        frame = joined[name].to_series().dropna().groupby(level=["arm", "step", "split"], sort=False)
+        table = frame.agg(["mean", "std", "min", "max", "count"]).rename(columns={"count": "members"}).reset_index()
+        table.insert(3, "metric", name.removeprefix("member_"))
+        summaries.append(table)
+    labels = _arm_labels(joined)
+    summary = pd.concat(summaries) if summaries else pd.DataFrame(columns=["arm"])
+    return {
+        "metrics": _with_labels(_long(joined[by_size]), labels),
+        "members": _with_labels(summary.reset_index(drop=True), labels),
+        "scaling": _with_labels(_long(joined[scaling]), labels),
+    }
+
+
+def _arm_labels(joined: Dataset) -> pd.DataFrame:
+    names = [n for n, v in joined.coords.items() if v.dims == ("arm",) and n != "arm"]
+    return pd.DataFrame({"arm": joined["arm"].values, **{n: joined[n].values for n in names}})
+
+
+def _with_labels(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    return labels.merge(table, on="arm", how="right")
+
+
+def _long(part: Dataset) -> pd.DataFrame:
+    part = part.drop_vars([n for n, v in part.coords.items() if n not in part.dims])
+    names = list(part.data_vars)
+    order = [d for d in ("arm", "step", "split", "member_count") if d in part.dims]
+    frame = part.to_dataframe(dim_order=order).dropna(how="all", subset=names)
+    return frame.reset_index()
