@@ -15,7 +15,7 @@ report: "workflow/report/workflow.rst"
 
 wildcard_constraints:
     key="[0-9a-f]{16}",
-    arm=r"[^/~]+~[^/]+(/[^/~]+~[^/]+)*",
+    arm="|".join(re.escape(arm) for arm in ARMS),
     first=r"\d{6}",
     last=r"\d{6}",
 

@@ -104,23 +104,33 @@ def data(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Pat
     say(f"data: {len(task.input)} samples, {json.dumps(task.provenance, ensure_ascii=False)}")
 
 
+@app.command("learning-rate")
+def learning_rate(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Path("results")) -> None:
+    """Resolve a learning rate given as a fraction of the critical one."""
+    from . import store
+    from .theory import resolve_learning_rate
+
+    _use_float64()
+    study = load_study(study_file, results)
+    arm = _arm_with(study, "learning_rate_key", key)
+    rates = resolve_learning_rate(arm.settings, _read_data(study, arm), progress("kernel pairs"))
+    store.write_text(json.dumps(rates) + "\n", study.learning_rate_path(arm))
+    say(", ".join(f"{name} = {value:.6g}" for name, value in rates.items()))
+
+
 @app.command()
 def theory(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Path("results")) -> None:
-    """Compute one theory store and the learning rate it resolves."""
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
+    """Compute one theory store: the analytic mean and covariance on group orbits."""
     from . import store, tracking
     from .theory import solve
 
+    _use_float64()
     study = load_study(study_file, results)
     arm = _arm_with(study, "theory_key", key)
-    solution = solve(arm.settings, _read_data(study, arm), progress=progress("kernel blocks"))
+    solution = solve(arm.settings, _read_data(study, arm), _learning_rate(study, arm), progress("kernel pairs"))
     if warning := solution.attrs.get("warning"):
         say(f"warning: {warning}")
-    rates = {name: float(solution.attrs[name]) for name in ("learning_rate", "critical_learning_rate")}
     store.write(solution, study.theory_path(arm), store.provenance(study) | {"theory_key": key})
-    store.write_text(json.dumps(rates) + "\n", study.learning_rate_path(arm))
     tracking.log_theory(study, arm, solution)
 
 
@@ -142,9 +152,7 @@ def train(
         raise StudyError(f"--last {last} is below --first {first}.", remedy="Give a range of members.")
     execution = chosen.settings.execution
     if execution.precision == "float64":
-        import jax
-
-        jax.config.update("jax_enable_x64", True)
+        _use_float64()
     problem = build_problem(chosen.settings, _read_data(study, chosen), _learning_rate(study, chosen))
     together = None if execution.members_at_once == "auto" else execution.members_at_once
     members = range(first, last + 1)
@@ -231,6 +239,12 @@ def schema(
     store.write_text(reference_markdown(), reference)
 
 
+def _use_float64() -> None:
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+
+
 def _arm_with(study: Study, attribute: str, key: str) -> Arm:
     for arm in study.arms:
         if getattr(arm, attribute) == key:
@@ -254,7 +268,8 @@ def _learning_rate(study: Study, arm: Arm) -> float:
         return float(json.loads(path.read_text(encoding="utf-8"))["learning_rate"])
     except FileNotFoundError:
         raise StoreError(
-            f"{path}: does not exist.", remedy=f"Run `emeq theory {study.file} --key {arm.theory_key}` first."
+            f"{path}: does not exist.",
+            remedy=f"Run `emeq learning-rate {study.file} --key {arm.learning_rate_key}` first.",
         ) from None
     except (ValueError, KeyError):
         raise StoreError(f"{path}: is damaged.", remedy="Delete it and run the study again.") from None

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy.linalg
 
 Form = Literal["descent", "flow"]
 
@@ -69,6 +70,12 @@ def decompose(gram: np.ndarray) -> Spectrum:
     if gram.ndim != 2 or not np.isfinite(gram).all() or not np.array_equal(gram, gram.T):
         raise ValueError(f"a Gram matrix must be square, finite and exactly symmetric; got shape {gram.shape}")
     return Spectrum(*np.linalg.eigh(gram.astype(np.float64)))
+
+
+def largest_eigenvalue(gram: np.ndarray) -> float:
+    """Largest eigenvalue of a symmetric positive semi-definite matrix (row, row)."""
+    last = len(gram) - 1
+    return float(scipy.linalg.eigvalsh(gram, subset_by_index=[last, last])[0])
 
 
 def critical_learning_rate(largest: float, rows: int, outputs: int) -> float:

@@ -12,6 +12,12 @@ from rich.table import Table
 from .groups import get_group
 from .study import Arm, Study
 
+#: Metrics kept for every member subset, each with a double and a single for its error (docs/layout.md).
+METRICS, METRIC_BYTES = 14, 12
+
+#: Members whose predictions are kept in the ensemble store as examples.
+EXAMPLES = 8
+
 #: Sustained float32 rate of one CPU core in training, by architecture (measured on one AVX-512 core; an estimate
 #: elsewhere). Used for the time column of `emeq plan` alone.
 GFLOPS_PER_CORE = {"mlp": 50.0, "cnn": 15.0}
@@ -25,7 +31,7 @@ class Cost:
       members, shards: counts.
       flops: floating-point operations of training (3 × forward: forward, and two products backward).
       shard_bytes: raw predictions of all members, before compression (random numbers hardly compress).
-      ensemble_bytes: the ensemble store.
+      ensemble_bytes: the ensemble store and the arm's part of metrics.nc.
     """
 
     members: int
@@ -49,12 +55,15 @@ def estimate(study: Study, arm: Arm) -> Cost | None:
     weights = len(s.training.store_weights) * 4 * s.network.parameters(shape, outputs)
     members = s.ensemble.members
     counts = members.bit_length() if s.evaluate.member_counts == "powers_of_two" else len(s.evaluate.member_counts)
+    subsets = 2 * members  # of all sizes, in powers of two
+    metrics = subsets * len(s.training.recorded) * len(s.splits()) * METRICS * METRIC_BYTES
+    kept = 16 + 4 * (s.evaluate.stored_subsets * counts + EXAMPLES)
     return Cost(
         members=members,
         shards=len(study.shards(arm)),
         flops=members * (3.0 * rows * forward + values / outputs * forward),
         shard_bytes=members * (4 * values + weights),
-        ensemble_bytes=values * (16 + 4 * s.evaluate.stored_subsets * counts),
+        ensemble_bytes=values * kept + metrics,
     )
 
 

@@ -59,14 +59,22 @@ class Arm:
         return {"task": task.model_dump(mode="json", exclude=task.LOCATION), "group": self.settings.group}
 
     @cached_property
-    def theory_fields(self) -> dict[str, Any]:
-        """What the analytic store depends on: not the width, not the members."""
+    def learning_rate_fields(self) -> dict[str, Any]:
+        """What a learning rate given as a fraction of the critical one depends on: Θ(X, X), not the recorded steps."""
         s = self.settings
         return {
             **self.data_fields,
             "network": s.network.model_dump(mode="json", exclude=s.network.WIDTHS),
             "augmentation": self._augmentation(),
-            "training": s.training.model_dump(mode="json", include={"loss", "optimizer", "learning_rate", "steps"}),
+            "learning_rate": s.training.model_dump(mode="json", include={"learning_rate"}),
+        }
+
+    @cached_property
+    def theory_fields(self) -> dict[str, Any]:
+        """What the analytic store depends on: not the width, not the members."""
+        s = self.settings
+        return {
+            **self.learning_rate_fields,
             "record": s.training.recorded,
             "samples": s.evaluate.samples,
             "covariance": s.has_covariance,
@@ -101,6 +109,11 @@ class Arm:
     def theory_key(self) -> str:
         """Hash naming the theory store."""
         return fingerprint(self.theory_fields)
+
+    @property
+    def learning_rate_key(self) -> str:
+        """Hash naming the learning rate file."""
+        return fingerprint(self.learning_rate_fields)
 
     @property
     def config_hash(self) -> str:
@@ -165,8 +178,8 @@ class Study:
         return self.root / "theory" / f"{arm.theory_key}.zarr.zip"
 
     def learning_rate_path(self, arm: Arm) -> Path:
-        """Learning rate resolved by the theory, written beside the theory store."""
-        return self.root / "theory" / f"{arm.theory_key}.learning-rate.json"
+        """Learning rate resolved from the largest eigenvalue of the NTK; read by training and theory."""
+        return self.root / "theory" / f"{arm.learning_rate_key}.learning-rate.json"
 
     def shard_path(self, arm: Arm, first: int, last: int) -> Path:
         """Shard with the members first…last, both included."""
@@ -335,7 +348,7 @@ def _explain(error: ValidationError, file: Path, where: str) -> str:
         elif problem["type"] == "value_error":
             text = f"{key + ': ' if key else ''}{problem['ctx']['error']}."
         else:
-            text = f"{key} = {value!r}: {problem['msg'].lower()}."
+            text = f"{key} = {value!r}: {problem['msg'].lower()}. Give an allowed value."
         lines.append(text)
     lines = list(dict.fromkeys(lines))
     return f"{file}: " + " ".join(lines) + (f" (in the arm {where})" if where else "")

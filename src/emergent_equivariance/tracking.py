@@ -54,6 +54,7 @@ def run(study: Study, job: str, name: str, config: dict[str, Any], tags: list[st
         x_disable_stats=True,
         x_disable_meta=True,
         x_disable_machine_info=True,
+        x_save_requirements=False,
         host="unnamed",
         init_timeout=TIMEOUT,
         finish_timeout=TIMEOUT,

@@ -197,7 +197,7 @@ def test_learning_rate_above_critical_is_said() -> None:
 def test_progress_reaches_the_end() -> None:
     arm = settings("ising-total", "c4", "mlp")
     calls: list[tuple[int, int]] = []
-    solve(arm, build_task(arm), lambda done, total: calls.append((done, total)))
+    solve(arm, build_task(arm), progress=lambda done, total: calls.append((done, total)))
     assert calls == sorted(calls) and calls[-1][0] == calls[-1][1]
 
 

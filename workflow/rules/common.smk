@@ -1,6 +1,7 @@
 # The study, and the paths and parameters the rules need from it. Nothing heavy is imported here:
 # every cluster job parses this file again.
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -44,15 +45,6 @@ STUDY_FILE = shlex.quote(str(STUDY.file))
 EMEQ = f"NPROC={{threads}} OMP_NUM_THREADS={{threads}} {shlex.quote(sys.executable)} -m emergent_equivariance"
 
 
-def arm_of(wildcards):
-    """The arm a job belongs to."""
-    if wildcards.arm not in ARMS:
-        raise WorkflowError(
-            f"{STUDY.file}: there is no arm {wildcards.arm}. The arms are: {', '.join(ARMS)}."
-        )
-    return ARMS[wildcards.arm]
-
-
 def shards_of(arm):
     """Paths of the shards of an arm, those on disk re-used."""
     return [
@@ -66,31 +58,48 @@ def theory_of(arm):
 
 
 def study_products():
-    """What a complete study consists of. The shards are named too: Snakemake would not miss a lost one otherwise."""
+    """What a complete study consists of. Intermediate files are named too: a lost one would
+    not be missed otherwise."""
     return [
         *(path for arm in STUDY.arms for path in shards_of(arm)),
+        *(str(STUDY.ensemble_path(arm)) for arm in STUDY.arms),
         f"{ROOT}/metrics.nc",
+        f"{ROOT}/tables",
         f"{ROOT}/summary.html",
-        *(f"{ROOT}/figures/{name}.svg" for name in FIGURES),
+        *(
+            f"{ROOT}/figures/{name}.{kind}"
+            for name in FIGURES
+            for kind in ("svg", "png")
+        ),
     ]
 
 
-def theory_data(wildcards):
-    """Data store that a theory store is computed from."""
-    return next(
-        str(STUDY.data_path(arm))
-        for arm in STUDY.arms
-        if arm.theory_key == wildcards.key
-    )
+def arm_with(attribute, key):
+    """The first arm that a store with this key belongs to."""
+    return next(arm for arm in STUDY.arms if getattr(arm, attribute) == key)
 
 
-def shard_inputs(wildcards):
-    """Data of an arm, and the learning rate file where the theory resolves it."""
-    arm = arm_of(wildcards)
+def data_of(attribute, key):
+    """Data store that the store with this key is computed from."""
+    return str(STUDY.data_path(arm_with(attribute, key)))
+
+
+def inputs_of(arm):
+    """Data of an arm, and the learning rate file where one is resolved. Their content is in their names: age is not."""
     files = {"data": ancient(str(STUDY.data_path(arm)))}
     if arm.settings.resolves_learning_rate:
         files["learning_rate"] = ancient(str(STUDY.learning_rate_path(arm)))
     return files
+
+
+def theory_inputs(wildcards):
+    """Inputs of an analytic solution."""
+    return inputs_of(arm_with("theory_key", wildcards.key))
+
+
+def shard_inputs(wildcards):
+    """Inputs of a shard."""
+    return inputs_of(ARMS[wildcards.arm])
 
 
 def figure_stores():

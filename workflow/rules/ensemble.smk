@@ -1,8 +1,8 @@
 rule aggregate_arm:
     input:
-        data=lambda wildcards: ancient(str(STUDY.data_path(arm_of(wildcards)))),
-        theory=lambda wildcards: theory_of(arm_of(wildcards)),
-        shards=lambda wildcards: shards_of(arm_of(wildcards)),
+        data=lambda wildcards: ancient(str(STUDY.data_path(ARMS[wildcards.arm]))),
+        theory=lambda wildcards: theory_of(ARMS[wildcards.arm]),
+        shards=lambda wildcards: shards_of(ARMS[wildcards.arm]),
     output:
         f"{ROOT}/ensemble/{{arm}}.zarr.zip",
     log:
@@ -10,8 +10,10 @@ rule aggregate_arm:
     benchmark:
         f"{ROOT}/benchmarks/ensemble/{{arm}}.tsv"
     params:
-        evaluate=lambda wildcards: arm_of(wildcards).settings.evaluate.model_dump_json(),
-        members=lambda wildcards: arm_of(wildcards).settings.ensemble.members,
+        evaluate=lambda wildcards: ARMS[
+            wildcards.arm
+        ].settings.evaluate.model_dump_json(),
+        members=lambda wildcards: ARMS[wildcards.arm].settings.ensemble.members,
     shell:
         EMEQ + " aggregate {STUDY_FILE} --arm {wildcards.arm} > {log} 2>&1"
 

@@ -7,9 +7,9 @@ rule train_shard:
         f"{ROOT}/logs/members/{{arm}}/members-{{first}}-{{last}}.log",
     benchmark:
         f"{ROOT}/benchmarks/members/{{arm}}/members-{{first}}-{{last}}.tsv"
-    threads: lambda wildcards: arm_of(wildcards).settings.execution.threads
+    threads: lambda wildcards: ARMS[wildcards.arm].settings.execution.threads
     params:
-        config_hash=lambda wildcards: arm_of(wildcards).config_hash,
+        config_hash=lambda wildcards: ARMS[wildcards.arm].config_hash,
     shell:
         EMEQ
         + " train {STUDY_FILE} --arm {wildcards.arm} --first {wildcards.first} --last {wildcards.last} > {log} 2>&1"

@@ -1,9 +1,21 @@
+rule resolve_learning_rate:
+    input:
+        lambda wildcards: ancient(data_of("learning_rate_key", wildcards.key)),
+    output:
+        f"{ROOT}/theory/{{key}}.learning-rate.json",
+    log:
+        f"{ROOT}/logs/theory/{{key}}.learning-rate.log",
+    priority: 20
+    threads: 2
+    shell:
+        EMEQ + " learning-rate {STUDY_FILE} --key {wildcards.key} > {log} 2>&1"
+
+
 rule compute_theory:
     input:
-        ancient(theory_data),
+        unpack(theory_inputs),
     output:
-        store=f"{ROOT}/theory/{{key}}.zarr.zip",
-        learning_rate=f"{ROOT}/theory/{{key}}.learning-rate.json",
+        f"{ROOT}/theory/{{key}}.zarr.zip",
     log:
         f"{ROOT}/logs/theory/{{key}}.log",
     benchmark:
