@@ -61,7 +61,7 @@ class Workplace:
         counts = {}
         for line in (done.stdout + done.stderr).splitlines():
             words = line.split()
-            if len(words) == 2 and words[1].isdigit() and words[0] not in ("total",):
+            if len(words) == 2 and words[1].isdigit() and words[0].isidentifier() and words[0] != "total":
                 counts[words[0]] = int(words[1])
         return counts
 
