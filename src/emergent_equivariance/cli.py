@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .errors import StoreError, StudyError, UserError
-from .study import Arm, Study, load_study
+from .study import Arm, Study, header, load_study
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from .tasks import TaskData
 
 app = typer.Typer(
@@ -129,7 +131,7 @@ def theory(study_file: StudyArgument, key: KeyOption, results: ResultsOption = P
     arm = _arm_with(study, "theory_key", key)
     solution = solve(arm.settings, _read_data(study, arm), _learning_rate(study, arm), progress("kernel pairs"))
     if warning := solution.attrs.get("warning"):
-        say(f"warning: {warning}")
+        say(f"warning: {study.file}: {warning}")
     store.write(solution, study.theory_path(arm), store.provenance(study) | {"theory_key": key})
     tracking.log_theory(study, arm, solution)
 
@@ -153,6 +155,12 @@ def train(
     execution = chosen.settings.execution
     if execution.precision == "float64":
         _use_float64()
+    path = study.shard_path(chosen, first, last)
+    if (found := header(path).get("config_hash")) not in (None, chosen.config_hash):
+        raise StoreError(
+            f"{path}: was written by another version of the study (config hash {found}, now {chosen.config_hash}).",
+            remedy="It is not overwritten: rename the study, or delete the file.",
+        )
     problem = build_problem(chosen.settings, _read_data(study, chosen), _learning_rate(study, chosen))
     together = None if execution.members_at_once == "auto" else execution.members_at_once
     members = range(first, last + 1)
@@ -162,7 +170,7 @@ def train(
     )
     seconds = time.monotonic() - start
     attributes = store.provenance(study, chosen) | {"config_hash": chosen.config_hash, "seconds": seconds}
-    store.write(shard, study.shard_path(chosen, first, last), attributes)
+    store.write(shard, path, attributes)
     diverged = int(shard["diverged"].sum())
     say(f"{len(members)} members in {seconds:.2f} s" + (f", {diverged} of them diverged" if diverged else ""))
     tracking.log_shard(study, chosen, shard, first, last)
@@ -185,7 +193,8 @@ def aggregate(study_file: StudyArgument, arm: ArmOption, results: ResultsOption 
     members = chosen.settings.ensemble.members
     known = reference(chosen.settings, _read_data(study, chosen), solution)
     ensemble = aggregate_shards(shards, known, chosen.settings, members)
-    store.write(ensemble, study.ensemble_path(chosen), store.provenance(study, chosen))
+    attributes = store.provenance(study, chosen) | {"config_hash": chosen.ensemble_hash}
+    store.write(ensemble, study.ensemble_path(chosen), attributes)
 
 
 @app.command()
@@ -196,7 +205,7 @@ def metrics(study_file: StudyArgument, results: ResultsOption = Path("results"))
     from .summary import join, tables
 
     study = load_study(study_file, results)
-    joined = join(study, [store.read(study.ensemble_path(arm)) for arm in study.arms])
+    joined = join(study, [_read_ensemble(study, arm) for arm in study.arms])
     store.write_netcdf(joined, study.root / "metrics.nc", store.provenance(study))
     for name, table in {**tables(joined), "key_numbers": key_numbers(study, joined)}.items():
         store.write_text(table.to_csv(index=False), study.root / "tables" / f"{name}.csv")
@@ -215,7 +224,7 @@ def figures(study_file: StudyArgument, results: ResultsOption = Path("results"))
     stores: dict[str, ArmStores] = {}
     for arm in store_arms(study):
         solution = store.read(study.theory_path(arm)) if arm.settings.has_mean else None
-        stores[arm.path] = ArmStores(store.read(study.data_path(arm)), solution, store.read(study.ensemble_path(arm)))
+        stores[arm.path] = ArmStores(store.read(study.data_path(arm)), solution, _read_ensemble(study, arm))
     draw_all(study, joined, stores, study.root / "figures")
     store.write_text(summary_html(study, joined, stores), study.root / "summary.html")
     tracking.log_summary(study, joined, {**tables(joined), "key_numbers": key_numbers(study, joined)})
@@ -257,6 +266,12 @@ def _read_data(study: Study, arm: Arm) -> TaskData:
     from . import store
 
     return store.task_from_dataset(store.read(study.data_path(arm)))
+
+
+def _read_ensemble(study: Study, arm: Arm) -> xr.Dataset:
+    from . import store
+
+    return store.read(study.ensemble_path(arm), config_hash=arm.ensemble_hash)
 
 
 def _learning_rate(study: Study, arm: Arm) -> float:

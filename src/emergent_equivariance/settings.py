@@ -21,13 +21,25 @@ SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
 class Section(BaseModel):
     """A section of the study file: unknown keys are errors, values are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_booleans_as_numbers(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            for key, value in data.items():
+                if isinstance(value, bool) and key in cls.model_fields and cls.model_fields[key].annotation is not bool:
+                    raise ValueError(f"{key}: {str(value).lower()} is given where true and false have no meaning")
+        return data
 
 
 def _as_tuple(value: Any) -> Any:
     if value is None or value == "none":
         return ()
-    return (value,) if isinstance(value, str) else value
+    values = (value,) if isinstance(value, str) else value
+    if isinstance(values, (list, tuple)) and len(set(map(str, values))) < len(values):
+        raise ValueError(f"{list(values)} names a set twice; give each once")
+    return values
 
 
 # ---------------------------------------------------------------------------------------------- tasks
@@ -38,7 +50,7 @@ class TaskSection(Section):
 
     train: int = Field(128, ge=1, description="Number of training samples, before augmentation.")
     test: int = Field(256, ge=1, description="Number of test samples, and of samples in each out-of-distribution set.")
-    seed: int = Field(0, ge=0, description="Seed of the data: which samples are drawn or chosen.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the data: which samples are drawn or chosen.")
 
     #: Fields that say where the data lies, not what it is: no part of any hash.
     LOCATION: ClassVar[set[str]] = set()
@@ -285,7 +297,7 @@ class Augmentation(Section):
         "identity included, the same for all members); random (a fresh element per sample and step).",
     )
     subset: int | None = Field(None, ge=1, description="For kind subset: number of elements per sample.")
-    seed: int = Field(0, ge=0, description="Seed of the subsets and of the random elements.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the subsets and of the random elements.")
 
     @model_validator(mode="after")
     def _check(self) -> Augmentation:
@@ -356,7 +368,7 @@ class Training(Section):
     store_weights: list[int] = Field(
         default_factory=list, description="Recorded steps or epochs at which the weights are stored too."
     )
-    seed: int = Field(0, ge=0, description="Seed of the data order (minibatches), separate for each member.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the data order (minibatches), separate for each member.")
 
     @model_validator(mode="after")
     def _check(self) -> Training:
@@ -424,7 +436,9 @@ class Ensemble(Section):
     """The members of each arm."""
 
     members: int = Field(64, ge=1, description="Number of members M.")
-    seed: int = Field(0, ge=0, description="Seed of the initial weights; arms that differ in augmentation share them.")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of the initial weights; arms that differ in augmentation share them."
+    )
 
 
 class Theory(Section):
@@ -500,6 +514,11 @@ class Settings(Section):
             raise ValueError(
                 f"augmentation.subset: {self.augmentation.subset} elements per sample, but {self.group} has {order}"
             )
+        if self.evaluate.ensemble_mean == "softmax" and self.task.name in ("ising", "cosine"):
+            raise ValueError(
+                f"evaluate.ensemble_mean: softmax needs a classification task, {self.task.name} is a regression; "
+                "use logits"
+            )
         if isinstance(self.execution.members_at_once, int) and self.execution.members_at_once < 1:
             raise ValueError(f"execution.members_at_once: {self.execution.members_at_once} is below 1")
         return self
@@ -515,8 +534,8 @@ class Settings(Section):
 
     @property
     def has_mean(self) -> bool:
-        """Whether this arm has an analytic mean μ_t."""
-        return self.theory.mean and self.training.has_mean
+        """Whether this arm has an analytic mean μ_t: that of the outputs, not of their softmax."""
+        return self.theory.mean and self.training.has_mean and self.evaluate.ensemble_mean == "logits"
 
     @property
     def has_covariance(self) -> bool:
@@ -527,7 +546,7 @@ class Settings(Section):
 class StudyFile(Settings):
     """A study file of emergent-equivariance."""
 
-    study: str = Field(pattern=SAFE_NAME, description="Name of the study: its folder under results/.")
+    study: str = Field(pattern=SAFE_NAME, max_length=80, description="Name of the study: its folder under results/.")
     kind: Literal["ensemble"] = Field("ensemble", description="What the study does.")
     sweep: dict[str, list[Any]] = Field(
         default_factory=dict,

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -84,12 +85,13 @@ class Arm:
     def member_fields(self) -> dict[str, Any]:
         """What the predictions of a member depend on: not the shard size, not the member count."""
         s = self.settings
-        training = s.training.model_dump(mode="json", exclude={"record"})
+        unused = {"record", "steps", "epochs"} | ({"seed"} if s.training.unit == "step" else set())
+        training = s.training.model_dump(mode="json", exclude=unused)
         return {
             **self.data_fields,
             "network": s.network.model_dump(mode="json"),
             "augmentation": self._augmentation(),
-            "training": {**training, "record": s.training.recorded},
+            "training": {**training, "record": s.training.recorded, "batch_size": s.training.batch},
             "ensemble_seed": s.ensemble.seed,
             "samples": s.evaluate.samples,
             "precision": s.execution.precision,
@@ -99,6 +101,17 @@ class Arm:
         augmentation = self.settings.augmentation
         seeded = augmentation.kind in ("subset", "random")
         return augmentation.model_dump(mode="json", exclude=set() if seeded else {"seed"})
+
+    @cached_property
+    def ensemble_fields(self) -> dict[str, Any]:
+        """What the ensemble store depends on."""
+        s = self.settings
+        return {
+            "members": s.ensemble.members,
+            "config": self.config_hash,
+            "theory": self.theory_key if s.has_mean else None,
+            "evaluate": s.evaluate.model_dump(mode="json"),
+        }
 
     @property
     def data_key(self) -> str:
@@ -114,6 +127,11 @@ class Arm:
     def learning_rate_key(self) -> str:
         """Hash naming the learning rate file."""
         return fingerprint(self.learning_rate_fields)
+
+    @property
+    def ensemble_hash(self) -> str:
+        """Hash the ensemble store carries."""
+        return fingerprint(self.ensemble_fields)
 
     @property
     def config_hash(self) -> str:
@@ -191,12 +209,44 @@ class Study:
 
     def shards(self, arm: Arm) -> list[tuple[int, int]]:
         """Member ranges (first, last) that cover the arm, re-using the shards already on disk."""
+        existing = self.existing_shards(arm)
+        return plan_shards(arm.settings.ensemble.members, arm.settings.execution.shard_size, existing)
+
+    def existing_shards(self, arm: Arm) -> list[tuple[int, int]]:
+        """Member ranges (first, last) of the shards on disk, ascending."""
         folder = self.root / "members" / arm.path
         names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-        existing = [
-            (int(m[1]), int(m[2])) for name in names if (m := re.fullmatch(r"members-(\d{6})-(\d{6})\.zarr\.zip", name))
-        ]
-        return plan_shards(arm.settings.ensemble.members, arm.settings.execution.shard_size, existing)
+        matches = [re.fullmatch(r"members-(\d{6})-(\d{6})\.zarr\.zip", name) for name in names]
+        return sorted((int(m[1]), int(m[2])) for m in matches if m)
+
+    def check_existing(self) -> None:
+        """Raise StudyError if an arm's folder holds shards of another version of the study.
+
+        Only the header of one shard per arm is read; aggregation checks every shard by name.
+        """
+        for arm in self.arms:
+            for first, last in self.existing_shards(arm)[:1]:
+                path = self.shard_path(arm, first, last)
+                found = header(path).get("config_hash")
+                if found not in (None, arm.config_hash):
+                    raise StudyError(
+                        f"{self.file}: {path.parent} holds members of another version of this study ({path.name} has "
+                        f"config hash {found}, the study file now gives {arm.config_hash}). Nothing was changed.",
+                        remedy="Take back the change, give the study another name, or delete that folder to train its "
+                        "members again.",
+                    )
+
+
+def header(path: Path) -> dict[str, Any]:
+    """Attributes of a store, read without opening it (cheap: the workflow does so when it starts).
+
+    Empty if the file cannot be read: whoever opens the store says what is wrong with it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read("zarr.json"))["attributes"]
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError):
+        return {}
 
 
 def plan_shards(members: int, shard_size: int, existing: Iterable[tuple[int, int]] = ()) -> list[tuple[int, int]]:
@@ -338,7 +388,7 @@ def _explain(error: ValidationError, file: Path, where: str) -> str:
     lines = []
     for problem in error.errors():
         parts = [str(part) for part in problem["loc"]]
-        key = ".".join(p for i, p in enumerate(parts) if not (p in tags and i == len(parts[:i]) and i > 0))
+        key = ".".join(p for i, p in enumerate(parts) if i == 0 or not (p in tags or "[" in p))
         value = problem.get("input")
         if problem["type"] == "extra_forbidden":
             allowed = ", ".join(_allowed_keys(problem["loc"]))
@@ -348,7 +398,8 @@ def _explain(error: ValidationError, file: Path, where: str) -> str:
         elif problem["type"] == "value_error":
             text = f"{key + ': ' if key else ''}{problem['ctx']['error']}."
         else:
-            text = f"{key} = {value!r}: {problem['msg'].lower()}. Give an allowed value."
+            said = problem["msg"][0].lower() + problem["msg"][1:]
+            text = f"{key} = {value!r}: {said}. Give an allowed value."
         lines.append(text)
     lines = list(dict.fromkeys(lines))
     return f"{file}: " + " ".join(lines) + (f" (in the arm {where})" if where else "")
@@ -405,7 +456,8 @@ def _label(value: Any) -> str:
         text = "none"
     else:
         text = str(value).lower() if isinstance(value, bool) else str(value)
-    return re.sub(r"[^A-Za-z0-9._+-]", "-", text)
+    text = re.sub(r"[^A-Za-z0-9._+-]", "-", text)
+    return text if len(text) <= 60 else f"{text[:43]}-{fingerprint(text)}"
 
 
 def _coordinate(value: Any) -> Any:

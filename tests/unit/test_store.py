@@ -45,6 +45,13 @@ def test_two_writes_of_the_same_numbers_give_the_same_bytes(tmp_path, dataset):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_the_sign_of_nan_does_not_matter(tmp_path):
+    """zarr drops a chunk of NaN and gives back positive ones."""
+    negative = xr.Dataset({"a": ("x", np.copysign(np.full(3, np.nan), -1))})
+    store.write(negative, tmp_path / "a.zarr.zip", ATTRIBUTES)
+    assert store.read(tmp_path / "a.zarr.zip")["a"].isnull().all()
+
+
 @pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "chunk lost"])
 def test_damage_is_refused_by_name(tmp_path, dataset, damage):
     import zipfile

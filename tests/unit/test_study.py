@@ -67,6 +67,9 @@ def test_arms_that_differ_in_width_share_theory_and_data():
         {"tracking": {"wandb": "disabled"}},
         {"study": "renamed"},
         {"evaluate": {"samples": 64, "member_counts": [1, 3]}},
+        {"training": {**BASE["training"], "steps": 999}},
+        {"training": {**BASE["training"], "seed": 1}},
+        {"theory": {"covariance": False}},
     ],
 )
 def test_what_does_not_affect_members_does_not_change_their_hash(change):
@@ -78,8 +81,8 @@ def test_what_does_not_affect_members_does_not_change_their_hash(change):
     "change",
     [
         {"ensemble": {"members": 256, "seed": 1}},
-        {"training": {**BASE["training"], "steps": 301}},
-        {"training": {**BASE["training"], "seed": 1}},
+        {"training": {**BASE["training"], "record": [0, 3, 10, 30, 100, 299]}},
+        {"training": {**BASE["training"], "learning_rate": {"critical_fraction": 0.4}}},
         {"task": {**BASE["task"], "seed": 1}},
         {"group": "c2"},
         {"evaluate": {"samples": 63}},
@@ -141,6 +144,13 @@ BAD = {
     ),
     "unknown task": (changed(task={"name": "mnist"}), ["mnist", "fashion_mnist"]),
     "missing task": (changed(task=None), ["task", "missing"]),
+    "wrong case": (changed(network={"name": "cnn", "padding": "same"}, sweep=None), ["network.padding", "'SAME'"]),
+    "infinite rate": (changed(training={**BASE["training"], "learning_rate": float("inf")}), ["learning_rate", "inf"]),
+    "huge seed": (changed(ensemble={"seed": 2**64}), ["ensemble.seed", str(2**64)]),
+    "a boolean for a number": (changed(ensemble={"members": True}), ["ensemble", "members", "true"]),
+    "a set named twice": (changed(task={**BASE["task"], "ood": ["gaussian", "gaussian"]}), ["ood", "twice"]),
+    "softmax of a regression": (changed(evaluate={"ensemble_mean": "softmax"}), ["ensemble_mean", "ising", "logits"]),
+    "endless name": (changed(study="a" * 300), ["study", "80"]),
     "study name with a slash": (changed(study="../escape"), ["study", "../escape"]),
 }
 

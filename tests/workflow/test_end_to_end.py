@@ -88,12 +88,49 @@ def test_more_members_and_another_arm_reuse_every_shard(workplace):
     assert random["predicted_orbit_variance"].isnull().all()
 
 
-def test_changed_settings_retrain_only_what_they_touch(workplace):
+def test_changed_evaluation_and_theory_keep_the_members(workplace):
     workplace.write(evaluate={"samples": 8, "member_counts": [3]})
-    assert "train_shard" not in workplace.planned()
-    assert workplace.planned()["aggregate_arm"] == 2
-    workplace.write(training={**TINY["training"], "steps": 20, "record": [0, 20]})
-    assert workplace.planned()["train_shard"] == 6
+    assert workplace.planned() == {"aggregate_arm": 2, "join_metrics": 1, "draw_figures": 1, "all": 1}
+    workplace.write(evaluate=TINY["evaluate"], theory={"covariance": False})
+    assert workplace.planned() == {
+        "compute_theory": 2,
+        "aggregate_arm": 2,
+        "join_metrics": 1,
+        "draw_figures": 1,
+        "all": 1,
+    }
+    workplace.write(theory={}, sweep={"augmentation": ["none"]})
+    assert workplace.planned() == {"join_metrics": 1, "draw_figures": 1, "all": 1}
+
+
+@pytest.mark.parametrize(("lost", "members", "trained"), [("data", 16, 2), ("theory", 16, 2), ("theory", 12, 0)])
+def test_lost_inputs_do_not_retrain_existing_shards(workplace, lost, members, trained):
+    shutil.rmtree(workplace.root / lost)
+    workplace.write(ensemble={"members": members})
+    assert workplace.planned().get("train_shard", 0) == trained
+
+
+def test_a_changed_study_is_refused_and_nothing_is_lost(workplace):
+    before = shards(workplace)
+    workplace.write(training={**TINY["training"], "learning_rate": {"critical_fraction": 0.4}})
+    done = workplace.snakemake()
+    assert done.returncode != 0
+    output = done.stdout + done.stderr
+    for text in ("study.yaml", "members/augmentation~none", "another version", "another name", "delete"):
+        assert text in output, output
+    assert "Traceback" not in output
+    assert shards(workplace) == before
+    arguments = ["--arm", "augmentation~none", "--first", "0", "--last", "3"]
+    by_hand = workplace.emeq("train", "study.yaml", *arguments)
+    assert by_hand.returncode == 1
+    assert "another version of the study" in by_hand.stderr
+    assert "another version of the study" in workplace.emeq("metrics", "study.yaml").stderr
+    assert shards(workplace) == before
+
+
+def test_more_steps_beyond_the_last_record_change_nothing(workplace):
+    workplace.write(training={**TINY["training"], "steps": 20})
+    assert workplace.planned() == {}
 
 
 def test_one_arm_can_be_built_alone(tmp_path):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from emergent_equivariance.errors import UserError
 from emergent_equivariance.figures import figure_names, store_arms
@@ -35,9 +36,14 @@ def find_study_file():
 
 try:
     STUDY = load_study(find_study_file())
+    STUDY.check_existing()
     FIGURES = figure_names(STUDY)
 except UserError as error:
     raise WorkflowError(str(error))
+
+if workflow.is_main_process:
+    for warning in STUDY.warnings():
+        logger.warning(f"warning: {warning}")
 
 ROOT = str(STUDY.root)
 ARMS = {arm.path: arm for arm in STUDY.arms}
@@ -98,8 +104,10 @@ def theory_inputs(wildcards):
 
 
 def shard_inputs(wildcards):
-    """Inputs of a shard."""
-    return inputs_of(ARMS[wildcards.arm])
+    """Inputs of a shard that is to be trained; one that exists needs nothing, whatever became of its inputs."""
+    arm = ARMS[wildcards.arm]
+    made = STUDY.shard_path(arm, int(wildcards.first), int(wildcards.last)).exists()
+    return {} if made else inputs_of(arm)
 
 
 def figure_stores():

@@ -10,10 +10,7 @@ rule aggregate_arm:
     benchmark:
         f"{ROOT}/benchmarks/ensemble/{{arm}}.tsv"
     params:
-        evaluate=lambda wildcards: ARMS[
-            wildcards.arm
-        ].settings.evaluate.model_dump_json(),
-        members=lambda wildcards: ARMS[wildcards.arm].settings.ensemble.members,
+        depends_on=lambda wildcards: ARMS[wildcards.arm].ensemble_hash,
     shell:
         EMEQ + " aggregate {STUDY_FILE} --arm {wildcards.arm} > {log} 2>&1"
 
@@ -26,5 +23,7 @@ rule join_metrics:
         tables=directory(f"{ROOT}/tables"),
     log:
         f"{ROOT}/logs/metrics.log",
+    params:
+        arms=[arm.ensemble_hash for arm in STUDY.arms],
     shell:
         EMEQ + " metrics {STUDY_FILE} > {log} 2>&1"

@@ -8,8 +8,6 @@ rule train_shard:
     benchmark:
         f"{ROOT}/benchmarks/members/{{arm}}/members-{{first}}-{{last}}.tsv"
     threads: lambda wildcards: ARMS[wildcards.arm].settings.execution.threads
-    params:
-        config_hash=lambda wildcards: ARMS[wildcards.arm].config_hash,
     shell:
         EMEQ
         + " train {STUDY_FILE} --arm {wildcards.arm} --first {wildcards.first} --last {wildcards.last} > {log} 2>&1"

@@ -23,7 +23,7 @@ rule compute_theory:
     priority: 10
     threads: 2
     shell:
-        EMEQ + " theory {STUDY_FILE} --key {wildcards.key} > {log} 2>&1"
+        EMEQ + " theory {STUDY_FILE} --key {wildcards.key} 2>&1 | tee {log} >&2"
 
 
 rule all_theory:

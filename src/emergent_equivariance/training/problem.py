@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from ..augmentation import augmented_rows, random_elements, stream
-from ..errors import StudyError
+from ..errors import DataError, StudyError
 from ..networks import Network, build_network
 from ..settings import Settings
 from ..tasks.base import TaskData
@@ -105,6 +105,7 @@ class Problem:
         if self.settings.augmentation.kind == "random":
             elements = random_elements(self.settings.augmentation, member, chosen.size, self.order)
             chosen = np.where(chosen >= 0, chosen * self.order + elements.reshape(chosen.shape), -1)
+        chosen = chosen if len(chosen) else np.full((1, self.batch), -1)  # never used, but traced
         return chosen.astype(np.int32)
 
 
@@ -121,6 +122,14 @@ def build_problem(settings: Settings, data: TaskData, learning_rate: float) -> P
     precision = settings.execution.precision
     orbit = data.input_action.orbit(data.input[train].astype(precision))
     classes = data.target.shape[1]
+    if data.label is not None and settings.training.loss == "cross_entropy":
+        labels = data.label[train]
+        if labels.min() < 0 or labels.max() >= classes:
+            raise DataError(
+                f"task {settings.task.name}: training labels run from {labels.min()} to {labels.max()}, the task has "
+                f"{classes} outputs.",
+                remedy=f"Give every training sample a label 0…{classes - 1}.",
+            )
     if settings.training.loss == "cross_entropy":
         assert data.label is not None
         target = np.eye(classes)[data.label[train]]
