@@ -20,7 +20,7 @@ EXAMPLES = 8
 
 #: Sustained float32 rate of one CPU core in training, by architecture (measured on one AVX-512 core; an estimate
 #: elsewhere). Used for the time column of `emeq plan` alone.
-GFLOPS_PER_CORE = {"mlp": 50.0, "cnn": 15.0}
+GFLOPS_PER_CORE = {"mlp": 60.0, "cnn": 12.0}
 
 
 @dataclass(frozen=True)

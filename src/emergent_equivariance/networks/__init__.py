@@ -17,6 +17,7 @@ import jax
 from ..augmentation import stream
 from ..infinite_width import stax
 from ..settings import CnnNetwork, MlpNetwork
+from ..study import fingerprint
 from .layers import ACTIVATIONS, conv, dense
 
 __all__ = ["STREAM_INITIAL", "Network", "build_network", "initial_parameters"]
@@ -112,10 +113,13 @@ def build_network(section: MlpNetwork | CnnNetwork, input_shape: tuple[int, ...]
 def initial_parameters(network: Network, seed: int, member: int) -> Parameters:
     """Initial parameters of one member: a pytree of float64 numpy arrays, entries iid N(0, 1).
 
-    Leaf number l is drawn from the counter-based stream (seed, member, l): it depends on nothing but the seed,
-    the shapes of the network, the member and the leaf, so that any division into shards gives the same bits.
+    Leaf number l is drawn from the counter-based stream (seed, member, l, shapes of the network): nothing else
+    enters, so that any division into shards gives the same bits, arms that differ in augmentation share them, and
+    networks of different widths are independent.
     """
+    shapes = int(fingerprint(network.shapes), 16)
     leaves = [
-        stream(seed, STREAM_INITIAL, member, leaf).standard_normal(shape) for leaf, shape in enumerate(network.shapes)
+        stream(seed, STREAM_INITIAL, member, leaf, shapes).standard_normal(shape)
+        for leaf, shape in enumerate(network.shapes)
     ]
     return jax.tree.unflatten(network.structure, leaves)
