@@ -9,7 +9,7 @@ on the number of members (the metrics themselves apart: a few kilobytes per memb
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -118,108 +118,171 @@ def aggregate(
     Raises StoreError, naming the shard, where labels disagree, members are missing or not done, or
     predictions of a member that is not marked as diverged are not finite.
     """
+    labels, shape = _labels(reference, settings)
+    if chunk_members is None:
+        chunk_members = int(np.clip(CHUNK_BYTES // (8 * int(np.prod(shape))), 1, CHUNK_MEMBERS))
+    marks = _Marks(np.full((members, shape[0]), np.nan, np.float32), np.zeros(members, bool))
+    ensembles = _Ensembles(reference, settings, members, shape)
+    for values in _valid_predictions(shards, labels, shape[-1], marks, chunk_members):
+        ensembles.add(values)
+    return _labelled(ensembles.result(), labels, marks, reference, settings)
+
+
+def _labels(reference: Reference, settings: Settings) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
+    """Labels of step, sample and element, and the shape (step, sample, element, output) of one prediction.
+
+    Raises StoreError if the theory is of other steps.
+    """
     steps = np.asarray(settings.training.recorded)
-    labels = {
-        "step": steps,
-        "sample": reference.split["sample"].values,
-        "element": np.asarray(reference.output_action.group.elements),
-    }
     if reference.mean is not None and not np.array_equal(reference.mean["step"], steps):
         raise StoreError(
             f"The theory is of the steps {reference.mean['step'].values.tolist()}, the study records {steps.tolist()}.",
             remedy="Delete the theory store and run again.",
         )
-    shape = (len(steps), len(labels["sample"]), len(labels["element"]), reference.target.sizes["output"])
-    if chunk_members is None:
-        chunk_members = int(np.clip(CHUNK_BYTES // (8 * int(np.prod(shape))), 1, CHUNK_MEMBERS))
+    labels = {
+        "step": steps,
+        "sample": reference.split["sample"].values,
+        "element": np.asarray(reference.output_action.group.elements),
+    }
+    return labels, (*(len(values) for values in labels.values()), reference.target.sizes["output"])
 
-    sizes = [_Subsets(m) for m in member_counts(settings, members)]
-    everything = _Subsets(members + 1)  # never complete: the full ensemble, whose size is known at the end only
-    stored: list[tuple[int, int, np.ndarray]] = []
-    examples: list[np.ndarray] = []
-    rows = _Rows()
-    loss = np.full((members, len(steps)), np.nan, np.float32)
-    diverged = np.zeros(members, bool)
-    expected = 0
 
+@dataclass
+class _Marks:
+    """What the shards say of every member: training loss (member, step), NaN if diverged; diverged (member,)."""
+
+    loss: np.ndarray
+    diverged: np.ndarray
+
+
+def _valid_predictions(
+    shards: Iterable[Dataset], labels: dict[str, np.ndarray], outputs: int, marks: _Marks, chunk_members: int
+) -> Iterator[np.ndarray]:
+    """Predictions (member, step, sample, element, output) of the valid members in order, float64, in chunks.
+
+    Fills ``marks``, whose length says how many members are wanted. Raises StoreError as ``aggregate`` says.
+    """
+    expected, members = 0, len(marks.diverged)
     for shard in shards:
         if expected == members:
             break
-        _check_labels(shard, labels, shape[-1], expected)
+        _check_labels(shard, labels, outputs, expected)
         taken = shard.isel(member=slice(0, members - expected))
-        marks = _check_done(taken, file_of(shard))
-        diverged[expected : expected + len(marks)] = marks
-        loss[expected : expected + len(marks)] = np.where(marks[:, None], np.nan, taken["loss"].values)
+        diverged = _check_done(taken, file_of(shard))
+        here = slice(expected, expected + len(diverged))
+        marks.diverged[here] = diverged
+        marks.loss[here] = np.where(diverged[:, None], np.nan, taken["loss"].values)
         predictions = taken["prediction"].transpose("member", *_PREDICTION)
-        for start in range(0, len(marks), chunk_members):
+        for start in range(0, len(diverged), chunk_members):
             part = slice(start, start + chunk_members)
-            values = predictions.isel(member=part).values[~marks[part]].astype(np.float64)
+            values = predictions.isel(member=part).values[~diverged[part]].astype(np.float64)
             if not np.isfinite(values).all():
                 raise StoreError(
                     f"{file_of(shard)}: predictions of members {expected + start}… are missing or not finite, "
                     "but no divergence is marked.",
                     remedy=_AGAIN,
                 )
-            if not len(values):
-                continue
-            if reference.averaged == "softmax":
-                values = np.exp(values - values.max(axis=-1, keepdims=True))
-                values /= values.sum(axis=-1, keepdims=True)
-            observable = metrics.read_out(DataArray(values, dims=("member", *_PREDICTION)), reference.readout)
-            observable = observable.transpose("member", ..., "observable")
-            spread = metrics.orbit_variances(observable).values
-            everything.add([values, values**2, observable.values**2, spread])
-            examples += list(values[: EXAMPLES - len(examples)].astype(np.float32))
-            for running in sizes:
-                first = running.complete * running.size
-                sums = running.add([values, spread])
-                if sums is not None:
-                    means, spreads = (total / running.size for total in sums)
-                    rows.add(running.size, first, _evaluate(means, spreads, running.size, reference, steps))
-                    keep = settings.evaluate.stored_subsets - first // running.size
-                    if running.size > 1 and keep > 0:
-                        stored += [
-                            (running.size, first + i * running.size, mean.astype(np.float32))
-                            for i, mean in enumerate(means[:keep])
-                        ]
-        expected += len(marks)
+            if len(values):
+                yield values
+        expected += len(diverged)
     if expected != members:
         raise StoreError(
             f"The shards hold {expected} members, the study asks for {members}.", remedy="Train the missing shards."
         )
 
-    valid = everything.filled
-    if valid:
-        mean, second, second_observable, spread = (total / valid for total in everything.partial)
-        if not any(running.size == valid for running in sizes):
-            rows.add(valid, 0, _evaluate(mean[None], spread[None], valid, reference, steps))
-    else:
-        mean = second = np.full(shape, np.nan)
-        second_observable = np.full((*shape[:-1], reference.readout.sizes["observable"]), np.nan)
-        nothing = np.empty((0, *shape))
-        rows.add(1, 0, _evaluate(nothing, np.empty(nothing.shape[:3]), 1, reference, steps))
-    result = rows.dataset().assign_coords(labels)
-    result["mean"] = (_PREDICTION, mean)
-    result["second_moment"] = (_PREDICTION, second)
-    result["observable_second_moment"] = ((*_PREDICTION[:-1], "observable"), second_observable)
-    if examples:
-        result["example_prediction"] = (("example", *_PREDICTION), np.stack(examples))
-        result = result.assign_coords(example=np.flatnonzero(~diverged)[: len(examples)])
-    if stored:
-        stored.sort(key=lambda entry: entry[:2])
-        result["subset_mean"] = (("stored_subset", *_PREDICTION), np.stack([entry[2] for entry in stored]))
-        stored_size, stored_first = (np.array([entry[i] for entry in stored]) for i in (0, 1))
-        result = result.assign_coords(
-            stored_member_count=("stored_subset", stored_size),
-            stored_first=("stored_subset", stored_first),
-            stored_stop=("stored_subset", stored_first + stored_size),
-        )
+
+class _Ensembles:
+    """Ensembles of every size, formed and evaluated while members arrive.
+
+    Args:
+      members: number of members that may arrive at most.
+      shape: (step, sample, element, output) of one prediction.
+    """
+
+    def __init__(self, reference: Reference, settings: Settings, members: int, shape: tuple[int, ...]) -> None:
+        self.reference, self.shape = reference, shape
+        self.steps = np.asarray(settings.training.recorded)
+        self.stored_subsets = settings.evaluate.stored_subsets
+        self.sizes = [_Subsets(m) for m in member_counts(settings, members)]
+        self.everything = _Subsets(members + 1)  # never complete: the full ensemble, whose size is known at the end
+        self.rows = _Rows([running.size for running in self.sizes], members)
+        self.stored: list[tuple[int, int, np.ndarray]] = []  # ensemble size, first member, mean
+        self.examples: list[np.ndarray] = []
+
+    def add(self, values: np.ndarray) -> None:
+        """Take the predictions (member, step, sample, element, output) of further valid members."""
+        if self.reference.averaged == "softmax":
+            values = np.exp(values - values.max(axis=-1, keepdims=True))
+            values /= values.sum(axis=-1, keepdims=True)
+        observable = metrics.read_out(DataArray(values, dims=("member", *_PREDICTION)), self.reference.readout)
+        observable = observable.transpose("member", ..., "observable")
+        spread = metrics.orbit_variances(observable).values
+        self.everything.add([values, values**2, observable.values**2, spread])
+        self.examples += list(values[: EXAMPLES - len(self.examples)].astype(np.float32))
+        for running in self.sizes:
+            first = running.complete * running.size
+            sums = running.add([values, spread])
+            if sums is not None:
+                means, spreads = (total / running.size for total in sums)
+                self.rows.add(running.size, first, self._evaluate(means, spreads, running.size))
+                self._store(running.size, first, means)
+
+    def _store(self, size: int, first: int, means: np.ndarray) -> None:
+        """Keep the means (subset, …) of those subsets from ``first`` on that are to be stored."""
+        keep = self.stored_subsets - first // size
+        if size > 1 and keep > 0:
+            self.stored += [(size, first + i * size, mean.astype(np.float32)) for i, mean in enumerate(means[:keep])]
+
+    def _evaluate(self, means: np.ndarray, spreads: np.ndarray, size: int) -> Dataset:
+        prediction = DataArray(means, {"step": self.steps}, ("subset", *_PREDICTION))
+        spread = DataArray(spreads, dims=("subset", "step", "sample"))
+        return metrics.evaluate(prediction, self.reference, size, spread)
+
+    def result(self) -> Dataset:
+        """All that ``aggregate`` returns, without the labels of single members and of samples."""
+        valid, shape = self.everything.filled, self.shape
+        if valid:
+            mean, second, second_observable, spread = (total / valid for total in self.everything.partial)
+            if not any(running.size == valid for running in self.sizes):
+                self.rows.add(valid, 0, self._evaluate(mean[None], spread[None], valid))
+        else:
+            mean = second = np.full(shape, np.nan)
+            second_observable = np.full((*shape[:-1], self.reference.readout.sizes["observable"]), np.nan)
+            nothing = np.empty((0, *shape))
+            self.rows.add(1, 0, self._evaluate(nothing, np.empty(nothing.shape[:3]), 1))
+        result = self.rows.dataset()
+        result["mean"] = (_PREDICTION, mean)
+        result["second_moment"] = (_PREDICTION, second)
+        result["observable_second_moment"] = ((*_PREDICTION[:-1], "observable"), second_observable)
+        if self.examples:
+            result["example_prediction"] = (("example", *_PREDICTION), np.stack(self.examples))
+        if self.stored:
+            self.stored.sort(key=lambda entry: entry[:2])
+            result["subset_mean"] = (("stored_subset", *_PREDICTION), np.stack([entry[2] for entry in self.stored]))
+            stored_size, stored_first = (np.array([entry[i] for entry in self.stored]) for i in (0, 1))
+            result = result.assign_coords(
+                stored_member_count=("stored_subset", stored_size),
+                stored_first=("stored_subset", stored_first),
+                stored_stop=("stored_subset", stored_first + stored_size),
+            )
+        result.attrs["members"] = valid
+        return result
+
+
+def _labelled(
+    result: Dataset, labels: dict[str, np.ndarray], marks: _Marks, reference: Reference, settings: Settings
+) -> Dataset:
+    """Add labels, single members, what is predicted, and attributes to the ensembles of an arm."""
+    valid, diverged = result.attrs.pop("members"), marks.diverged
+    result = result.assign_coords(labels)
+    if "example_prediction" in result:
+        result = result.assign_coords(example=np.flatnonzero(~diverged)[: result.sizes["example"]])
     result = result.merge(_member_metrics(result, diverged))
-    result["member_loss_train"] = (("member", "step"), loss, {"long_name": "training loss of each member"})
+    result["member_loss_train"] = (("member", "step"), marks.loss, {"long_name": "training loss of each member"})
     result["diverged"] = ("member", diverged)
-    sizes_done = np.unique(result["member_count"].values)
+    sizes = np.unique(result["member_count"].values)
     if valid:
-        result = result.merge(metrics.predict(reference, DataArray(sizes_done, dims="ensemble_size")))
+        result = result.merge(metrics.predict(reference, DataArray(sizes, dims="ensemble_size")))
     result = result.assign_coords({"split_of_sample": ("sample", reference.split.values.astype(str))})
     result["step"].attrs["units"] = settings.training.unit
     for name, text, what in (
@@ -236,6 +299,8 @@ def aggregate(
         "members": valid,
         "diverged": int(diverged.sum()),
     }
+    if reference.provenance:
+        result.attrs["data_provenance"] = reference.provenance
     return result
 
 
@@ -272,41 +337,47 @@ def _check_done(shard: Dataset, name: str) -> np.ndarray:
     return np.asarray(shard["diverged"].values).astype(bool)
 
 
-def _evaluate(means: np.ndarray, spreads: np.ndarray, size: int, reference: Reference, steps: np.ndarray) -> Dataset:
-    prediction = DataArray(means, {"step": steps}, ("subset", *_PREDICTION))
-    spread = DataArray(spreads, dims=("subset", "step", "sample"))
-    return metrics.evaluate(prediction, reference, size, spread)
-
-
 class _Rows:
-    """Metrics of subsets, gathered as bare arrays: small datasets would weigh more than their numbers."""
+    """Metrics of subsets, ordered by ensemble size and first member, in arrays allocated once.
 
-    def __init__(self) -> None:
+    Args:
+      sizes: ensemble sizes, ascending; one larger size may follow with a single subset.
+      members: number of members at most.
+    """
+
+    def __init__(self, sizes: Sequence[int], members: int) -> None:
+        starts = np.cumsum([0, *(members // m for m in sizes)])
+        self.start = dict(zip(sizes, starts[:-1].tolist(), strict=True))
+        self.size, self.first = (np.zeros(starts[-1] + 1, np.int64) for _ in range(2))  # size 0: not filled
+        self.values: dict[str, np.ndarray] = {}
         self.template = Dataset()
-        self.places: list[tuple[int, int, int]] = []  # ensemble size, first member, number of subsets
-        self.values: dict[str, list[np.ndarray]] = {}
 
     def add(self, size: int, first: int, evaluated: Dataset) -> None:
         """Take METRIC(subset, step, split) of consecutive subsets of ``size`` members from ``first`` on."""
-        if not self.places:
-            self.template = evaluated
-        self.places.append((size, first, evaluated.sizes["subset"]))
-        for name, variable in evaluated.data_vars.items():
-            dtype = np.float32 if str(name).endswith("_se") else np.float64
-            values = variable.transpose("subset", "step", "split").values.astype(dtype)
-            self.values.setdefault(str(name), []).append(values)
+        subsets = evaluated.sizes["subset"]
+        start = self.start.get(size, len(self.size) - 1) + first // size
+        here = slice(start, start + subsets)
+        self.size[here], self.first[here] = size, first + size * np.arange(subsets)
+        if not self.values:
+            self.template = evaluated.isel(subset=slice(0))
+        for key, variable in evaluated.data_vars.items():
+            name, values = str(key), variable.transpose("subset", "step", "split").values
+            if name not in self.values:
+                dtype = np.float32 if name.endswith("_se") else np.float64
+                self.values[name] = np.empty((len(self.size), *values.shape[1:]), dtype)
+            self.values[name][here] = values
 
     def dataset(self) -> Dataset:
-        """All rows over ``subset``, ordered by ensemble size and first member; empties itself."""
-        size = np.concatenate([np.full(n, m) for m, _, n in self.places])
-        first = np.concatenate([start + m * np.arange(n) for m, start, n in self.places])
-        order = np.lexsort((first, size))
+        """All rows over ``subset``; empties itself."""
+        filled = self.size > 0
         variables = {}
         for name in list(self.values):
-            values = np.concatenate(self.values.pop(name))[order]
-            variables[name] = (("subset", "step", "split"), values, self.template[name].attrs)
+            values = self.values.pop(name)
+            kept = values[:-1] if filled[:-1].all() and not filled[-1] else values[filled]
+            variables[name] = (("subset", "step", "split"), kept, self.template[name].attrs)
+        size, first = self.size[filled], self.first[filled]
         counts = {"member_count": size, "first": first, "stop": first + size}
-        coords = {name: ("subset", values[order]) for name, values in counts.items()}
+        coords = {name: ("subset", values) for name, values in counts.items()}
         return Dataset(variables, {**self.template.coords, **coords})
 
 

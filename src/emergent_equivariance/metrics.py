@@ -18,6 +18,7 @@ with n outputs and χ the character of ρ_Y: the cross term is Σ_ab ρ(g⁻¹)_
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,6 +59,7 @@ class Reference:
         softmax. There is no theory for the mean of the softmax: ``mean`` and ``covariance`` are then None.
       mean: (step, sample, element, output) analytic mean μ_t, or None.
       covariance: (step, sample, element, element_) analytic covariance Σ_t per output on each orbit, or None.
+      provenance: where the data came from, as JSON; empty if unknown.
     """
 
     split: DataArray
@@ -71,6 +73,7 @@ class Reference:
     averaged: Literal["logits", "softmax"] = "logits"
     mean: DataArray | None = None
     covariance: DataArray | None = None
+    provenance: str = ""
 
     @classmethod
     def of(
@@ -121,6 +124,7 @@ class Reference:
             averaged=averaged,
             mean=mean,
             covariance=covariance,
+            provenance=json.dumps(data.provenance) if data.provenance else "",
         )
 
     @cached_property

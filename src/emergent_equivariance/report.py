@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .figures.selection import Choice, choose, last_step, metrics_choices, read_at
-from .figures.words import augmented, number, split_words
+from .figures.selection import Choice, all_diverged, choose, last_step, metrics_choices, read_at
+from .figures.words import augmented, diverged_words, number, split_words
 from .groups import get_group
 
 if TYPE_CHECKING:
@@ -71,13 +71,17 @@ def _row(arm: Arm, choice: Choice, metrics: xr.Dataset, split: str) -> dict[str,
 
 
 def why_no_mean(arm: Arm) -> str:
-    """Why an arm has no analytic mean, in words; empty if it has one."""
+    """Why an arm has no analytic mean to compare with, in words (HTML); empty if it has one."""
     training = arm.settings.training
     if training.loss != "mse":
         return f"loss {training.loss}"
     if training.optimizer != "gd":
         return f"optimizer {training.optimizer}"
-    return "" if arm.settings.theory.mean else "theory.mean is false"
+    if not arm.settings.theory.mean:
+        return "theory.mean is false"
+    if arm.settings.evaluate.ensemble_mean == "softmax":
+        return "the ensemble averages probabilities; μ<sub>t</sub> is that of the logits"
+    return ""
 
 
 def why_no_covariance(arm: Arm) -> str:
@@ -103,7 +107,7 @@ def summary_html(study: Study, metrics: xr.Dataset, stores: Mapping[str, ArmStor
         f"<h1>{name}: key numbers at {when}</h1>",
         *_claims(study, metrics, table),
         *_theory_words(study, metrics),
-        *_warnings(stores or {}),
+        *_warnings(study, stores or {}),
         *_member_words(study, metrics),
         _html_table(study, table),
         f"<p class='note'>{_NOTE}</p>",
@@ -145,6 +149,8 @@ def _claims(study: Study, metrics: xr.Dataset, table: pd.DataFrame) -> list[str]
         _claim(row, rows[chosen.control].loc[split] if chosen.control else None, order)
         for split, row in rows[chosen.main].iterrows()
     ]
+    if order == 1:
+        return [f"<p>The group {group} has one element: every orbit is one point, and all orbit deviations are 0.</p>"]
     title = f"Networks of width {chosen.main.width} with {augmented(chosen.main.augmentation)}"
     return [
         f"<p>Orbit deviation: the standard deviation of {observable} over the orbit of an input under {group.upper()}, "
@@ -163,7 +169,7 @@ def _claim(row: pd.Series, control: pd.Series | None, order: int) -> str:
     """
     size, start = int(row["members"]), f"<b>On {html.escape(split_words(row['split']))}</b>"
     if size == 0:
-        return f"{start} nothing was measured: all members diverged."
+        return f"{start} nothing was measured: {diverged_words(int(row['diverged']))}."
     text = f"{start} the orbit deviation of a single member is {_number(row, 'member_deviation')}"
     if size == 1:
         return text + "; with one member there is no ensemble to average."
@@ -204,6 +210,12 @@ def _theory_words(study: Study, metrics: xr.Dataset) -> list[str]:
     return result
 
 
+_REMEDY = (
+    "A smaller <code>training.learning_rate</code> helps (with loss mse and optimizer gd: one below the critical, such "
+    "as <code>{critical_fraction: 0.5}</code>). Change it in the study file and run the study again."
+)
+
+
 def _member_words(study: Study, metrics: xr.Dataset) -> list[str]:
     diverged = {
         str(arm): int(count) for arm, count in zip(metrics["arm"].values, metrics["diverged"].values, strict=True)
@@ -211,6 +223,10 @@ def _member_words(study: Study, metrics: xr.Dataset) -> list[str]:
     text = f"Members diverged, and left out of all statistics: {sum(diverged.values())}"
     where = [f"{html.escape(arm)}: {count}" for arm, count in diverged.items() if count]
     result = [f"<p>{text}{' (' + ', '.join(where) + ')' if where else ''}.</p>"]
+    gone = {c.key: count for c in metrics_choices(metrics) if (count := all_diverged(metrics, c))}
+    if gone:
+        which = ", ".join(f"{html.escape(arm)} ({count} of {count})" for arm, count in gone.items())
+        result.append(f"<p><b>All members diverged</b>: {which}: nothing was measured there. {_REMEDY}</p>")
     missing = [html.escape(arm.path) for arm in study.arms if arm.path not in diverged]
     if missing:
         result.append(f"<p>Not computed yet: {', '.join(missing)}.</p>")
@@ -249,19 +265,24 @@ def _html_table(study: Study, table: pd.DataFrame) -> str:
     return f"{title}\n<div class='scroll'><table>\n{body}\n</table></div>"
 
 
-def _warnings(stores: Mapping[str, ArmStores]) -> list[str]:
-    """Warnings that the theory stores carry, each once with its arms."""
+def _warnings(study: Study, stores: Mapping[str, ArmStores]) -> list[str]:
+    """Warnings that the theory stores carry, each once with all arms that share such a store."""
     found: dict[str, list[str]] = {}
     for path, (_, theory, _) in stores.items():
         if theory is not None and theory.attrs.get("warning"):
-            found.setdefault(str(theory.attrs["warning"]), []).append(path)
+            key = study.arm(path).theory_key
+            sharing = [arm.path for arm in study.arms if arm.theory_key == key and arm.settings.has_mean]
+            arms = found.setdefault(str(theory.attrs["warning"]), [])
+            arms += [arm for arm in sharing if arm not in arms]
     return [f"<p><b>Warning</b> ({html.escape(', '.join(arms))}): {html.escape(t)}</p>" for t, arms in found.items()]
 
 
 def _provenance(metrics: xr.Dataset, stores: Mapping[str, ArmStores]) -> list[str]:
     """Where the data came from and what computed the numbers, as the attributes of metrics and stores say."""
     found = [("data_provenance", data.attrs.get("data_provenance")) for data, _, _ in stores.values()]
-    found += [(name, metrics.attrs.get(name)) for name in ("data_provenance", "versions", "git_commit")]
+    if not any(value for _, value in found):
+        found = [("data_provenance", metrics.attrs.get("data_provenance"))]
+    found += [(name, metrics.attrs.get(name)) for name in ("versions", "git_commit")]
     items = [
         f"<li><b>{html.escape(name.replace('_', ' '))}</b>: {html.escape(_flat(value))}</li>"
         for name, value in dict.fromkeys(found)

@@ -115,7 +115,7 @@ def join(study: Study, ensembles: Sequence[Dataset]) -> Dataset:
     indexes: dict[str, Any] = {
         "step": np.unique(np.concatenate([p["step"].values for p in parts])),
         "split": list(dict.fromkeys(str(s) for p in parts for s in p["split"].values)),
-        "member_count": np.unique(np.concatenate([p["member_count"].values for p in parts])),
+        "member_count": np.unique(np.concatenate([[1], *(p["member_count"].values for p in parts)])),
         "member": np.arange(max(p.sizes["member"] for p in parts)),
     }
     arms = [arm.path for arm in study.arms]
@@ -150,6 +150,9 @@ def join(study: Study, ensembles: Sequence[Dataset]) -> Dataset:
     result["step"].attrs["units"] = " or ".join(units)
     shared = [key for key in ensembles[0].attrs if all(e.attrs.get(key) == ensembles[0].attrs[key] for e in ensembles)]
     result.attrs |= {"study": study.name, **{key: ensembles[0].attrs[key] for key in shared if key in _SHARED}}
+    origins = list(dict.fromkeys(e.attrs["data_provenance"] for e in ensembles if "data_provenance" in e.attrs))
+    if origins:
+        result.attrs["data_provenance"] = origins[0] if len(origins) == 1 else f"[{', '.join(origins)}]"
     return result
 
 

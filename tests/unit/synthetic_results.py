@@ -254,3 +254,18 @@ def make_stores(study: Study, *, seed: int = 0, examples: bool = True, mixing: b
             ensemble["example_prediction"] = (("example", *dims), draws[:8])
         stores[arm.path] = ArmStores(data, theory if settings.has_mean else None, ensemble)
     return stores
+
+
+def diverge(metrics: xr.Dataset, stores: dict[str, ArmStores], arms: list[str]) -> None:
+    """Make all members of some arms diverged, in place: as ``join`` and ``aggregate`` give such arms."""
+    for arm in arms:
+        for values in metrics.data_vars.values():
+            if values.dtype.kind == "f":
+                values.loc[{"arm": arm}] = np.nan
+        metrics["diverged"].loc[{"arm": arm}] += metrics["members"].sel(arm=arm)
+        metrics["members"].loc[{"arm": arm}] = 0
+        if arm in stores:
+            data, theory, ensemble = stores[arm]
+            lost = (ensemble * np.nan).drop_vars("example_prediction", errors="ignore")
+            lost.attrs = {**ensemble.attrs, "members": 0, "diverged": ensemble.attrs["members"]}
+            stores[arm] = ArmStores(data, theory, lost)

@@ -13,7 +13,8 @@ from test_metrics import DIMS, make_task, make_theory
 from emergent_equivariance import ensemble, metrics, store
 from emergent_equivariance.ensemble import aggregate, member_counts
 from emergent_equivariance.errors import StoreError
-from emergent_equivariance.report import key_numbers
+from emergent_equivariance.figures import FIGURES
+from emergent_equivariance.report import key_numbers, summary_html
 from emergent_equivariance.study import FORMAT, parse_study
 from emergent_equivariance.summary import join, orbit_scaling, tables
 
@@ -176,6 +177,26 @@ def test_an_arm_without_valid_members_is_all_nan():
     assert joined["diverged"].values.tolist() == [4, 0]
     assert np.isnan(joined["orbit_variance"][0]).all() and np.isfinite(joined["orbit_variance"][1]).all()
     assert key_numbers(study, joined)["members"].tolist()[0] == 0
+    nothing = join(study, [result, result])
+    assert nothing["member_count"].values.tolist() == [1] and nothing["members"].values.tolist() == [0, 0]
+    assert np.isnan(nothing["orbit_variance"]).all() and nothing["orbit_variance"].dims[-1] == "member_count"
+    assert {name: len(table) for name, table in tables(nothing).items()} == {"metrics": 0, "members": 0, "scaling": 0}
+    for data in (joined, nothing):
+        assert "All members diverged" in summary_html(study, data)
+        for picture in FIGURES.values():
+            if picture.needs == "metrics" and picture.title != "Orbit same predictions":
+                picture.draw(data).canvas.draw()
+
+
+def test_the_provenance_of_the_data_reaches_the_metrics():
+    world, study = World(), make_study(sweep={"network.width": [8, 16]})
+    world.task.provenance["source"] = "a"
+    one = world.aggregate(world.draw(4))
+    world.task.provenance["source"] = "b"
+    other = world.aggregate(world.draw(4))
+    assert join(study, [one, one]).attrs["data_provenance"] == '{"source": "a"}'
+    assert join(study, [one, other]).attrs["data_provenance"] == '[{"source": "a"}, {"source": "b"}]'
+    assert "data_provenance" not in join(study, [World().aggregate(world.draw(4))] * 2).attrs
 
 
 def test_one_pass_with_few_shards_alive_and_small_reads():

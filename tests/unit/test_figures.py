@@ -10,12 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from synthetic_results import classification_study, cosine_study, make_metrics, make_stores, make_study
+from synthetic_results import classification_study, cosine_study, diverge, make_metrics, make_stores, make_study
 
 from emergent_equivariance import figures, report
 from emergent_equivariance.errors import StudyError
 from emergent_equivariance.figures import FIGURES, ArmStores
-from emergent_equivariance.figures.selection import Choice, Series, choose, full_ensemble, power_law, read_series
+from emergent_equivariance.figures.selection import (
+    Choice,
+    Series,
+    choose,
+    full_ensemble,
+    metrics_choices,
+    power_law,
+    read_series,
+)
 from emergent_equivariance.figures.style import COLOURS
 from emergent_equivariance.figures.words import number
 from emergent_equivariance.study import load_study
@@ -498,7 +506,106 @@ def test_summary_of_an_arm_whose_members_all_diverged(study, metrics):
     for name in ("orbit_variance", "member_orbit_variance"):
         metrics[name].loc[{"arm": FULL}] = np.nan
     text = plain(report.summary_html(study, metrics))
-    assert "On test inputs nothing was measured: all members diverged." in text
+    assert "On test inputs nothing was measured: all 256 members diverged." in text
+    assert f"All members diverged: {FULL} (256 of 256): nothing was measured there. A smaller" in text
+
+
+@pytest.mark.parametrize("members", [1, 16])
+@pytest.mark.parametrize("which", ["all", "main", "control", "other"])
+@pytest.mark.parametrize("make", [make_study, cosine_study, classification_study])
+@pytest.mark.filterwarnings("error")
+def test_arms_whose_members_all_diverged_are_named_in_every_picture(make, which, members):
+    """Also with the overflowing theory that a learning rate above critical has."""
+    widths = {} if make is cosine_study else {"network.width": [64, 128]}
+    study = make(sweep={**widths, "augmentation": ["none", "full"]}, ensemble={"members": members})
+    metrics = make_metrics(study)
+    stores = make_stores(study) if make is not classification_study else {}
+    last = "width~128/" if widths else ""
+    main, control = f"{last}augmentation~full", f"{last}augmentation~none"
+    everything = [arm.path for arm in study.arms]
+    other = "width~64/augmentation~full" if widths else control
+    gone = {"all": everything, "main": [main], "control": [control], "other": [other]}[which]
+    diverge(metrics, stores, gone)
+    if which == "all":
+        metrics = metrics.isel(member_count=[0])  # only size 1 is left
+        for arm in stores.values():
+            if arm.theory is not None:
+                arm.theory["mean"][-1] = np.inf
+                arm.theory["orbit_covariance"][-1] = np.nan
+    chosen = choose(metrics_choices(metrics))
+    said = "the only member diverged" if members == 1 else "all 16 members diverged"
+    for name in figures.figure_names(study):
+        if FIGURES[name].needs == "stores" and not stores:
+            continue
+        figure = FIGURES[name].draw(metrics) if FIGURES[name].needs == "metrics" else FIGURES[name].draw(study, stores)
+        figure.canvas.draw()
+        text = words(figure)
+        arms = chosen.widths if name in ("measured_over_predicted", "distance_to_ntk") else chosen.drawn
+        assert (said in text) == any(arm.key in gone for arm in arms), (name, text)
+        if which == "all":
+            panels = [t.get_text() for ax in figure.axes for t in ax.texts]
+            if name == "same_predictions":  # the reference of perfect symmetry is left
+                continue
+            assert len(panels) == len(figure.axes) and all(t.startswith("nothing to draw") for t in panels), name
+        assert "mean of 0" not in text
+    text = plain(report.summary_html(study, metrics, stores))
+    for arm in gone:
+        assert f"{arm} ({members} of {members})" in text
+    assert "training.learning_rate" in text and f"left out of all statistics: {len(gone) * members} (" in text
+    assert report.key_numbers(study, metrics).set_index("arm").loc[gone, "ensemble_deviation"].isna().all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_group_of_one_element_has_nothing_to_draw():
+    study = make_study(group="trivial", sweep={"network.width": [64, 128], "augmentation": ["none", "full"]})
+    metrics = make_metrics(make_study(sweep={"network.width": [64, 128], "augmentation": ["none", "full"]}))
+    metrics["group_order"][:] = 1
+    for name in ("orbit_variance", "orbit_variance_se", "member_orbit_variance", "predicted_orbit_variance"):
+        metrics[name][:] = 0
+    for name in ("orbit_slope", "orbit_variance_ratio"):
+        metrics[name][:] = np.nan
+    for draw in (figures.orbit_scaling, figures.orbit_in_time, figures.measured_over_predicted):
+        figure = draw(metrics)
+        figure.canvas.draw()
+        assert {t.get_text() for ax in figure.axes for t in ax.texts} == {
+            "nothing to draw: the group has one element,\nso every orbit deviation is 0"
+        }
+    text = plain(report.summary_html(study, metrics))
+    assert "The group trivial has one element" in text and "times smaller" not in text
+    stores = make_stores(make_study(sweep={"augmentation": ["none", "full"]}))
+    single = {
+        key: ArmStores(data, theory.isel(element=[0], element_=[0]), ensemble.isel(element=[0]))
+        for key, (data, theory, ensemble) in stores.items()
+    }
+    figure = figures.orbit_profile(make_study(group="trivial", sweep={"augmentation": ["none", "full"]}), single)
+    figure.canvas.draw()
+    assert "every orbit is one point" in words(figure)
+
+
+def test_an_ensemble_of_probabilities_says_why_it_has_no_theory():
+    study = make_study(
+        task={"name": "digits", "train": 64, "test": 64},
+        evaluate={"ensemble_mean": "softmax", "samples": 16},
+        sweep={"augmentation": ["none", "full"]},
+    )
+    text = plain(report.summary_html(study, make_metrics(study)))
+    assert "no analytic mean μt: the ensemble averages probabilities; μt is that of the logits." in text
+    stores = make_stores(make_study(sweep={"augmentation": ["none", "full"]}))
+    for arm in stores.values():
+        arm.ensemble.attrs["ensemble_mean"] = "softmax"
+    figure = figures.orbit_profile(make_study(sweep={"augmentation": ["none", "full"]}), stores)
+    assert "no analytic mean (the ensemble averages probabilities): no augmentation, full" in words(figure)
+    metrics = make_metrics(study).drop_vars("predicted_orbit_variance").assign_attrs(ensemble_mean="softmax")
+    assert "no prediction: the ensembles average probabilities" in words(figures.orbit_scaling(metrics))
+
+
+def test_a_warning_names_all_arms_that_share_the_theory():
+    study = make_study(sweep={"augmentation": ["none", "full"], "ensemble.seed": [7, 8]})
+    metrics, stores = make_metrics(study), make_stores(study)
+    here = stores["augmentation~full/seed~7"]
+    here.theory.attrs["warning"] = "the learning rate is above critical"
+    text = plain(report.summary_html(study, metrics, {"augmentation~full/seed~7": here}))
+    assert "Warning (augmentation~full/seed~7, augmentation~full/seed~8): the learning rate" in text
 
 
 def test_summary_escapes_what_it_quotes(study, metrics):

@@ -18,6 +18,7 @@ from .panels import (
     heading,
     legend_entries,
     missing,
+    one_point,
     plain_log_axis,
     points,
     prediction,
@@ -30,6 +31,7 @@ from .selection import (
     Choice,
     Chosen,
     Series,
+    all_diverged,
     choose,
     first_of,
     full_ensemble,
@@ -41,7 +43,7 @@ from .selection import (
     read_series,
 )
 from .style import COLOURS, colour, marker, shades, styled
-from .words import augmented, mean_of, number, split_words
+from .words import augmented, diverged_words, mean_of, number, split_words
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -54,9 +56,12 @@ _BAND: dict[str, Any] = {"color": COLOURS["member"], "alpha": 0.28, "lw": 0, "la
 def _notes(metrics: xr.Dataset, chosen: Chosen) -> list[str]:
     """What a picture of orbit deviations leaves out."""
     predicted = metrics.get("predicted_orbit_variance")
-    arms = [arm.key for arm in chosen.drawn]
-    nothing = predicted is None or not bool(predicted.sel(arm=arms).notnull().any())
-    lack = "no prediction: these arms have no analytic covariance $\\Sigma_t$" if nothing else ""
+    arms = [arm.key for arm in chosen.drawn if not all_diverged(metrics, arm)]
+    lack = ""
+    if arms and (predicted is None or not bool(predicted.sel(arm=arms).notnull().any())):
+        softmax = metrics.attrs.get("ensemble_mean") == "softmax"
+        reason = "the ensembles average probabilities" if softmax else "no analytic covariance $\\Sigma_t$"
+        lack = f"no prediction: {reason}"
     return [*missing(metrics, chosen), first_of(metrics), lack]
 
 
@@ -93,7 +98,7 @@ def orbit_scaling(metrics: xr.Dataset) -> Figure:
         ensemble_axes(ax, metrics)
         say(ax, _scaling_text(metrics, chosen.main, split, step))
     title = heading(metrics, f"width {chosen.main.width}", time_words(metrics, step))
-    return finish(figure, title, _notes(metrics, chosen))
+    return finish(figure, title, _notes(metrics, chosen), nothing=one_point(metrics, chosen.main))
 
 
 def _scaling_text(metrics: xr.Dataset, arm: Choice, split: str, step: Any) -> str:
@@ -130,7 +135,8 @@ def orbit_in_time(metrics: xr.Dataset) -> Figure:
             points(ax, series, **look, **marker(arm.augmentation, 3.2))
         ax.set_yscale("log")
         time_axis(ax, metrics)
-    return finish(figure, heading(metrics, f"width {chosen.main.width}"), _notes(metrics, chosen))
+    title = heading(metrics, f"width {chosen.main.width}")
+    return finish(figure, title, _notes(metrics, chosen), nothing=one_point(metrics, chosen.main))
 
 
 @styled
@@ -154,7 +160,14 @@ def measured_over_predicted(metrics: xr.Dataset) -> Figure:
         low, high = drawn[0].get_ylim()
         drawn[0].set_ylim(min(low, 0.8), max(high, 1.25))
         plain_log_axis(drawn[0].yaxis)
-    return finish(figure, heading(metrics, augmented(chosen.main.augmentation)), [first_of(metrics)])
+    title = heading(metrics, augmented(chosen.main.augmentation))
+    return finish(figure, title, _width_notes(metrics, chosen), nothing=one_point(metrics, chosen.main))
+
+
+def _width_notes(metrics: xr.Dataset, chosen: Chosen) -> list[str]:
+    """What a picture of all widths leaves out."""
+    gone = [(arm.width, members) for arm in chosen.widths if (members := all_diverged(metrics, arm))]
+    return [*(diverged_words(members, f"width {width}") for width, members in gone), first_of(metrics)]
 
 
 @styled
@@ -184,11 +197,12 @@ def distance_to_ntk(metrics: xr.Dataset) -> Figure:
         ax.set_ylabel("distance to the NTK mean\n(relative)")
     augmentation, when = augmented(chosen.main.augmentation), time_words(metrics, last)
     if rows == 1:
-        notes = [first_of(metrics), "one width only: distance against width not drawn"]
+        notes = [*_width_notes(metrics, chosen), "one width only: distance against width not drawn"]
         return finish(figure, heading(metrics, augmentation, when), notes)
-    finish(figure, heading(metrics, augmentation), [first_of(metrics)], legend=False)
+    finish(figure, heading(metrics, augmentation), _width_notes(metrics, chosen), legend=False)
     figure.set_figwidth(figure.get_figwidth() + 1.2)
-    for row, title in zip(axes, (mean_of(full_ensemble(metrics, chosen.main)), f"at {when}"), strict=True):
+    sizes = [size for arm in chosen.widths if (size := full_ensemble(metrics, arm))] or [0]
+    for row, title in zip(axes, (mean_of(min(sizes), max(sizes)), f"at {when}"), strict=True):
         entries = legend_entries(row)
         if entries:
             beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "borderaxespad": 0.0}
@@ -210,7 +224,8 @@ def _distance_against_width(ax: Axes, metrics: xr.Dataset, arms: tuple[Choice, .
         if np.isfinite(exponent) and step == steps[-1]:
             text = [f"{time_words(metrics, step)}: $\\propto$ width$^{{\\,x}}$, $x$ = {number(exponent, error)}"]
     ax.set(xscale="log", yscale="log", xlabel="width (units)")
-    ax.margins(x=0.1)
+    low, high = arms[0].width, arms[-1].width
+    ax.set_xlim(low * (low / high) ** 0.1, high * (high / low) ** 0.1)
     plain_log_axis(ax.xaxis, [a.width for a in arms])
     return text
 

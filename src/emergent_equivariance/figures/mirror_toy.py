@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .panels import finish, grid
+from .panels import finish, grid, say
 from .selection import Choice, choose, study_choices
 from .stores import ArmStores, theory_variance, without_theory
 from .style import COLOURS, colour, styled
@@ -69,6 +69,11 @@ def mirror(study: Study, stores: Mapping[str, ArmStores], *, steps: Sequence[int
     notes = [without_theory(stores, arms)]
     for column, arm in zip(axes.T, arms, strict=True):
         here = stores[arm.key]
+        if here.all_diverged:
+            column[0].set_title(augmented(arm.augmentation))
+            for ax in column:
+                say(ax, here.all_diverged, centre=True)
+            continue
         line = _Line.of(here)
         column[0].set_title(f"{augmented(arm.augmentation)}: {mean_of(here.members)}")
         for ax, step in zip(column, rows, strict=False):
@@ -83,7 +88,9 @@ def mirror(study: Study, stores: Mapping[str, ArmStores], *, steps: Sequence[int
     for ax, step in zip(axes[:, 0], rows, strict=False):
         ax.set_ylabel(f"$f(x)$ at {unit} {step}")
     axes[-1, 0].set_ylabel(f"$f(x) - f(-x)$\nat {unit} {rows[-1]}")
-    _scale(axes, [stores[arm.key] for arm in arms], rows)
+    drawn = [stores[arm.key] for arm in arms if not stores[arm.key].all_diverged]
+    if drawn:
+        _scale(axes, drawn, rows)
     return finish(figure, f"{study.name} · width {chosen.main.width}", notes)
 
 

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .selection import Choice, Chosen, Series, full_ensemble
+from .selection import Choice, Chosen, Series, all_diverged, full_ensemble
 from .style import COLOURS, PANEL, TEXT_SIZE, dashes
-from .words import augmented, split_words
+from .words import augmented, diverged_words, split_words
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+#: What a panel without data says, unless it has something to say itself.
+NOTHING = "nothing to draw: no finite value"
 
 # --------------------------------------------------------------------------------------------- panels
 
@@ -49,13 +52,17 @@ def split_panels(metrics: xr.Dataset, label: str) -> tuple[Figure, dict[str, Axe
     return figure, dict(zip(splits, axes.ravel(), strict=False))
 
 
-def finish(figure: Figure, title: str, notes: Iterable[str] = (), *, legend: bool = True) -> Figure:
-    """Title with what the picture leaves out, and one legend for all panels below them."""
+def finish(figure: Figure, title: str, notes: Iterable[str] = (), *, legend: bool = True, nothing: str = "") -> Figure:
+    """Title with what the picture leaves out, and one legend for all panels below them.
+
+    Args:
+      nothing: what panels without data say instead of NOTHING.
+    """
     notes = [note for note in dict.fromkeys(notes) if note]
     figure.suptitle("\n".join([title, *notes]))
     for ax in figure.axes:
-        if not ax.has_data():
-            say(ax, "nothing to draw: no finite value", centre=True)
+        if not ax.has_data() and not any(text.get_text().startswith("nothing to draw") for text in ax.texts):
+            say(ax, nothing or NOTHING, centre=True)
         for axis in (ax.xaxis, ax.yaxis):
             _quiet_log_axis(axis)
     entries = legend_entries(figure.axes)
@@ -205,6 +212,9 @@ def time_words(metrics: xr.Dataset, step: Any) -> str:
 def missing(metrics: xr.Dataset, chosen: Chosen) -> list[str]:
     """Sentences on what the arms of a picture lack."""
     notes = []
+    for arm in chosen.drawn:
+        if members := all_diverged(metrics, arm):
+            notes.append(diverged_words(members, f"{augmented(arm.augmentation)}, width {arm.width}"))
     if chosen.main.augmentation == "none":
         notes.append("no augmented arm in this study")
     elif chosen.control is None:
@@ -212,3 +222,9 @@ def missing(metrics: xr.Dataset, chosen: Chosen) -> list[str]:
     if full_ensemble(metrics, chosen.main) == 1:
         notes.append("one member only: no ensemble to average, no spread over members")
     return notes
+
+
+def one_point(metrics: xr.Dataset, arm: Choice) -> str:
+    """That orbits are single points, in words, where the group is trivial; else empty."""
+    trivial = "group_order" in metrics.coords and metrics["group_order"].sel(arm=arm.key).item() == 1
+    return "nothing to draw: the group has one element,\nso every orbit deviation is 0" if trivial else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .panels import finish, grid, points
+from .panels import finish, grid, points, say
 from .selection import Choice, Series, choose, study_choices
 from .stores import ArmStores, theory_variance, without_theory
 from .style import COLOURS, colour, styled
@@ -66,6 +66,9 @@ def _profile_panel(ax: Axes, stores: ArmStores, observables: Mapping[Any, int], 
     """Draw the orbits of samples, of each the given observable; returns what could not be drawn."""
     ensemble = stores.ensemble.isel(step=-1)
     elements = [str(label) for label in ensemble["element"].values]
+    if stores.all_diverged:
+        say(ax, stores.all_diverged, centre=True)
+        return []
     label = f"{mean_of(stores.members)} ± 2 standard errors, {augmented(arm.augmentation)}"
     look: dict[str, Any] = {"color": colour(arm.augmentation), "lw": 1.0, "ms": 3.2, "label": label, "zorder": 5}
     ticks: list[float] = []
@@ -89,7 +92,8 @@ def _profile_panel(ax: Axes, stores: ArmStores, observables: Mapping[Any, int], 
     ax.set_xticks(ticks, [element_text(name) for name in elements] * len(observables))
     ax.tick_params(axis="x", length=0, labelsize=7)
     ax.axhline(0, color=COLOURS["guide"], lw=0.5, zorder=1)
-    return ["one member only: no spread over members"] if stores.members == 1 else []
+    notes = ["one member only: no spread over members"] if stores.members == 1 else []
+    return [*notes, *(["the group has one element: every orbit is one point"] if len(elements) == 1 else [])]
 
 
 def _draw_theory(ax: Axes, stores: ArmStores, sample: Any, row: np.ndarray, x: np.ndarray, centre: float) -> None:

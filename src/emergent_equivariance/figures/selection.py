@@ -137,6 +137,8 @@ def read_series(
     values = metrics[name].sel(arm=arm.key, split=split)
     if "member_count" in values.dims and dimension != "member_count" and "member_count" not in at:
         at["member_count"] = full_ensemble(metrics, arm)
+    if at.get("member_count") == 0:  # nothing was measured: there is no ensemble of any size
+        return Series(*np.empty((3, 0)))
     at = {k: v for k, v in at.items() if k in values.dims}
     values = values.sel(at)
     y = np.asarray(values, dtype=float)
@@ -158,11 +160,18 @@ def read_at(
 
 
 def full_ensemble(metrics: xr.Dataset, arm: Choice) -> int:
-    """Number of members in the largest ensemble that the arm has numbers for."""
+    """Number of members in the largest ensemble that the arm has numbers for; 0 if all members diverged."""
     values = metrics["orbit_variance"].sel(arm=arm.key)
     there = values.notnull().any([d for d in values.dims if d != "member_count"]).values
-    counts = metrics["member_count"].values
-    return int(counts[there].max()) if there.any() else int(counts.max())
+    return int(metrics["member_count"].values[there].max(initial=0))
+
+
+def all_diverged(metrics: xr.Dataset, arm: Choice) -> int:
+    """How many members an arm has if all of them diverged, else 0."""
+    if not {"members", "diverged"} <= set(metrics.data_vars):
+        return 0
+    valid, diverged = (metrics[name].sel(arm=arm.key).item() for name in ("members", "diverged"))
+    return int(diverged) if valid == 0 and diverged > 0 else 0
 
 
 def last_step(metrics: xr.Dataset, arm: Choice) -> Any:
@@ -195,13 +204,17 @@ class MemberBand(NamedTuple):
 def member_band(
     metrics: xr.Dataset, arm: Choice, split: str, *, name: str = "orbit_variance", root: bool = True
 ) -> MemberBand:
-    """Statistics over the single members of an arm. Missing members (diverged ones) are left out."""
+    """Statistics over the single members of an arm. Missing members (diverged ones) are left out.
+
+    Args:
+      root: of square roots; steps at which no member's value is positive are dropped.
+    """
     if f"member_{name}" not in metrics:
         return MemberBand(*np.empty((5, 0)))
     values = metrics[f"member_{name}"].sel(arm=arm.key, split=split).transpose("step", "member")
     y = np.asarray(values, dtype=float)
     y = np.sqrt(np.where(y >= 0, y, np.nan)) if root else y
-    there = np.isfinite(y).any(axis=1)
+    there = (np.isfinite(y) & (y > 0) if root else np.isfinite(y)).any(axis=1)
     if not there.any():
         return MemberBand(*np.empty((5, 0)))
     y = y[there]

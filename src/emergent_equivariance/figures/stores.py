@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .selection import Choice
-from .words import augmented
+from .words import augmented, diverged_words
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,8 +29,15 @@ class ArmStores(NamedTuple):
 
     @property
     def members(self) -> int:
-        """Number of members in the mean."""
+        """Number of members in the mean; 0 if all diverged."""
         return int(self.ensemble.attrs["members"])
+
+    @property
+    def all_diverged(self) -> str:
+        """What is drawn instead of an arm without valid members, in words; empty for other arms."""
+        if self.members:
+            return ""
+        return f"nothing to draw: {diverged_words(int(self.ensemble.attrs.get('diverged', 0)))}"
 
     @property
     def comparable_theory(self) -> xr.Dataset | None:
@@ -63,5 +70,9 @@ def theory_variance(theory: xr.Dataset) -> xr.DataArray | None:
 
 def without_theory(stores: Mapping[str, ArmStores], arms: Sequence[Choice]) -> str:
     """Which of the arms have no analytic mean, in words; empty if all have one."""
-    without = [augmented(arm.augmentation) for arm in arms if stores[arm.key].comparable_theory is None]
-    return f"no analytic mean: {', '.join(without)}" if without else ""
+    without = [arm for arm in arms if stores[arm.key].comparable_theory is None]
+    if not without:
+        return ""
+    reasons = {stores[arm.key].ensemble.attrs.get("ensemble_mean") == "softmax" for arm in without}
+    reason = " (the ensemble averages probabilities)" if reasons == {True} else ""
+    return f"no analytic mean{reason}: {', '.join(augmented(arm.augmentation) for arm in without)}"

@@ -1,7 +1,7 @@
 """Colours, sizes and matplotlib settings of all pictures.
 
 Grey is a single member, blue the mean of an ensemble trained with full augmentation, vermillion the control without
-augmentation, black broken lines are theory without a fitted parameter.
+augmentation, black broken lines are theory without a fitted parameter. Orange is a mirror image, and nothing else.
 """
 
 from __future__ import annotations

@@ -21,9 +21,21 @@ def split_words(split: str) -> str:
     return {"train": "training inputs", "test": "test inputs"}.get(split, split)
 
 
-def mean_of(members: int) -> str:
-    """The mean of so many members, in words."""
-    return f"mean of {members} member" + ("s" if members > 1 else "")
+def mean_of(members: int, most: int | None = None) -> str:
+    """The mean of so many members, in words, or of between ``members`` and ``most``."""
+    if most is not None and most != members:
+        return f"mean of {members} to {most} members"
+    return f"mean of {members} member" + ("" if members == 1 else "s")
+
+
+def diverged_words(members: int, what: str = "") -> str:
+    """That all of so many members diverged, in words.
+
+    Args:
+      what: whose members they are; empty where that is clear.
+    """
+    count = "the only member" if members == 1 else f"all {members} members"
+    return f"{count} diverged" + (f": {what}" if what else "")
 
 
 def element_text(name: str) -> str:
