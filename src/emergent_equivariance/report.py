@@ -133,7 +133,7 @@ _NOTE = (
     "same in units of the predicted standard error of the ensemble mean; 1 where the NTK describes the networks, "
     "growing with the number of members where it does not. "
     "0.0134(10) means 0.0134 ± 0.0010, one standard error. That of a measured number says how much it varies from "
-    "ensemble to ensemble (at the full size carried on from smaller ensembles, and rather too large); that of a "
+    "ensemble to ensemble (at the full size carried on from smaller ensembles); that of a "
     "prediction, how much it depends on which inputs are evaluated."
 )
 

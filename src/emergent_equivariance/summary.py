@@ -11,7 +11,7 @@ independent, are left out one at a time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -159,50 +159,118 @@ def join(study: Study, ensembles: Sequence[Dataset]) -> Dataset:
 _SHARED = ("ensemble_mean", "loss", "observable", "outputs")
 
 
-#: Metrics that vanish with the ensemble's noise: their relative spread over subsets does not depend on the size.
-_RELATIVE = ("orbit_variance", "orbit_mse", "orbit_kl", "normalized_orbit_std", "relative_orbit_std")
+#: Quadratic forms of the ensemble mean: over ensembles of m members their variance is a/m + b/m².
+_QUADRATIC = ("orbit_variance", "orbit_mse", "orbit_variance_unbiased")
+#: Metrics that vanish with the ensemble's noise: while it dominates, their relative spread does not depend on the size.
+_RELATIVE = ("orbit_variance", "orbit_mse", "orbit_kl", "relative_orbit_std")
+#: Metrics whose spread need not fall with the size: in units of the noise, or discontinuous.
+_CONSTANT = ("zscore_to_ntk", "orbit_same_predictions", "accuracy")
+#: Sizes with enough subsets that the two-term fit needs at least, and uses at most (the largest ones).
+FIT_SIZES = (3, 5)
 
 
 def _over_subsets(
-    name: str, values: np.ndarray, jackknife: np.ndarray, sizes: np.ndarray
+    name: str, values: np.ndarray, jackknife: np.ndarray, sizes: np.ndarray, squares: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard error over the disjoint subsets of each size, by the rule in docs/layout.md.
 
     Args:
       values, jackknife: (subset, step, split) metric and its jackknife error over samples.
       sizes: (subset,) members in each subset.
+      squares: (subset, step, split) quadratic form whose spread at large sizes is also that of this metric:
+        the orbit variance for the unbiased one; default: the metric itself.
 
     Returns (step, split, member_count) twice, sizes ascending. With at least ENOUGH_SUBSETS subsets the error is
-    their standard deviation over √n. With fewer, that of the largest size m₀ which has enough is carried on: in
-    proportion to the value where the metric vanishes with the noise (exact there, too large on a plateau), as
-    √(m₀/m) elsewhere (too large, if anything: no smooth statistic's spread falls more slowly). The jackknife over
-    samples, which knows nothing of the noise that all samples of one ensemble share, is used only where no size has
-    enough subsets.
+    their standard deviation over √n; with fewer, their standard deviation is carried on from the sizes that have
+    enough. The jackknife over samples, which knows nothing of the noise that all samples of one ensemble share, is
+    used only where no size has enough subsets.
     """
-    counts = np.unique(sizes)
-    value = np.full((*values.shape[1:], len(counts)), np.nan)
-    error = value.copy()
-    reference: tuple[int, np.ndarray, np.ndarray] | None = None
-    for i, m in enumerate(counts):
-        rows = sizes == m
-        n = rows.sum()
-        value[..., i] = values[rows].mean(axis=0)
-        if n >= ENOUGH_SUBSETS:
-            spread = values[rows].std(axis=0, ddof=1)
-            if np.isfinite(spread).any():
-                reference = int(m), value[..., i], spread
-        elif reference is None:
-            error[..., i] = jackknife[rows].mean(axis=0)
+    counts, n = np.unique(sizes, return_counts=True)
+    value = _of_sizes(values, sizes, counts, np.mean)
+    enough = np.flatnonzero(n >= ENOUGH_SUBSETS)
+    spread = np.full_like(value, np.nan)
+    spread[..., enough] = _of_sizes(values, sizes, counts[enough], _deviation)
+    known = [int(i) for i in enough if np.isfinite(spread[..., i]).any()]
+    few = np.flatnonzero(n < ENOUGH_SUBSETS)
+    if not known:
+        error = spread / np.sqrt(n)
+        error[..., few] = _of_sizes(jackknife, sizes, counts[few], np.mean)
+        return value, error
+    spread[..., few] = _carried_on(name, value, spread[..., known[-1]], counts, known[-1])[..., few]
+    if name in _QUADRATIC and len(enough) >= FIT_SIZES[0]:
+        fitted = _two_terms(values if squares is None else squares, sizes)[..., few]
+        spread[..., few] = np.where(np.isfinite(fitted), fitted, spread[..., few])
+    return value, spread / np.sqrt(n)
+
+
+def _of_sizes(
+    values: np.ndarray, sizes: np.ndarray, counts: np.ndarray, statistic: Callable[..., np.ndarray]
+) -> np.ndarray:
+    """A statistic over the subsets of each size: (subset, step, split) → (step, split, size)."""
+    found = [statistic(values[sizes == m], axis=0) for m in counts]
+    return np.stack(found, axis=-1) if found else np.empty((*values.shape[1:], 0))
+
+
+def _deviation(values: np.ndarray, axis: int) -> np.ndarray:
+    return values.std(axis=axis, ddof=1)
+
+
+def _carried_on(name: str, value: np.ndarray, spread: np.ndarray, counts: np.ndarray, base: int) -> np.ndarray:
+    """Standard deviation (step, split, size) at every size from that at one, by how the metric depends on the size.
+
+    Args:
+      value: (step, split, size) of the metric.
+      spread: (step, split) standard deviation at the size counts[base].
+    """
+    before = value[..., [base]]
+    if name in _CONSTANT:
+        return np.broadcast_to(spread[..., None], value.shape)
+    if name in _RELATIVE:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(before > 0, spread[..., None] * value / before, spread[..., None])
+    return spread[..., None] * np.sqrt(counts[base] / counts)
+
+
+def _two_terms(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Standard deviation √(a/m + b/m²) of a quadratic form |v̄|² at every size m, from those sizes with enough subsets.
+
+    Members v_i = v + noise of covariance C give a = 4 vᵀCv and b = 2 tr C² (docs/theory.md). Both are non-negative,
+    and a ≤ 4|v|²√(b/2), with |v|² from the U-statistic of the full ensemble: far from the fitted sizes nothing else
+    keeps a from being the noise of the fit. Where b is lost beside a, tr C takes the place of √(b/2).
+
+    Args:
+      values: (subset, step, split), all members (size 1) and the full ensemble among them.
+      sizes: (subset,).
+
+    Returns (step, split, size); NaN where a standard deviation is not positive.
+    """
+    from scipy.optimize import nnls
+
+    counts, n = np.unique(sizes, return_counts=True)
+    used = np.flatnonzero(n >= ENOUGH_SUBSETS)[-FIT_SIZES[1] :]
+    variance = _of_sizes(values, sizes, counts[used], _deviation) ** 2
+    single, full = (values[sizes == m].mean(axis=0) for m in (counts[0], counts[-1]))
+    plateau = np.maximum((counts[-1] * full - single) / (counts[-1] - 1), 0.0)
+    noise = np.maximum(single - plateau, 0.0)  # tr C
+    terms = 1.0 / counts[:, None] ** np.array([1.0, 2.0])
+    result = np.full((*plateau.shape, len(counts)), np.nan)
+    for cell in np.ndindex(plateau.shape):
+        measured, expected = variance[cell], variance[cell]
+        if not (measured > 0).all():
             continue
-        else:
-            base, base_value, spread = reference
-            if name in _RELATIVE:
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    spread = np.where(base_value > 0, spread * value[..., i] / base_value, spread)
-            else:
-                spread = spread * np.sqrt(base / m)
-        error[..., i] = spread / np.sqrt(n)
-    return value, error
+        for _ in range(4):  # the relative error of a variance is √(2/(n − 1)): weights from the fit before
+            weight = np.sqrt((n[used] - 1) / 2) / expected
+            matrix, target = terms[used] * weight[:, None], measured * weight
+            a, b = nnls(matrix, target)[0]
+            most = 4 * plateau[cell] * (np.sqrt(b / 2) if b > 0 else noise[cell])
+            if a > most:
+                a = most
+                b = max(float(matrix[:, 1] @ (target - a * matrix[:, 0]) / (matrix[:, 1] @ matrix[:, 1])), 0.0)
+            if a + b == 0:
+                break
+            expected = terms[used] @ np.array([a, b])
+        result[cell] = np.sqrt(terms @ np.array([a, b]))
+    return np.where(result > 0, result, np.nan)
 
 
 def _summarise(ensemble: Dataset) -> Dataset:
@@ -212,10 +280,12 @@ def _summarise(ensemble: Dataset) -> Dataset:
     coords = {"step": ensemble["step"].values, "split": ensemble["split"].values.astype(str), "member_count": counts}
     result = Dataset(coords={**coords, "member": ensemble["member"].values})
     dims = ("step", "split", "member_count")
+    variance = ensemble["orbit_variance"].transpose("subset", "step", "split").values
     for name in metric_names(ensemble):
         values = ensemble[name].transpose("subset", "step", "split").values
         jackknife = ensemble[f"{name}_se"].transpose("subset", "step", "split").values
-        value, error = _over_subsets(name, values, jackknife, sizes)
+        squares = variance if name == "orbit_variance_unbiased" else None
+        value, error = _over_subsets(name, values, jackknife, sizes, squares)
         result[name] = (dims, value, ensemble[name].attrs)
         result[f"{name}_se"] = (dims, error, ensemble[f"{name}_se"].attrs)
     for key, variable in ensemble.data_vars.items():
