@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from emergent_equivariance import store
-from emergent_equivariance.study import load_study
+from emergent_equivariance.study import load_study, read_yaml
 
 from .conftest import ROOT, TINY, Workplace
 
@@ -179,6 +179,16 @@ def test_a_study_changed_from_the_command_line_is_refused(workplace):
     done = workplace.snakemake("-n", "--config", "group=c2")
     assert done.returncode != 0
     assert "--config" in done.stdout + done.stderr
+
+
+def test_a_task_of_ones_own_runs_to_the_report(tmp_path):
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    place = Workplace(tmp_path, {**read_yaml(ROOT / "examples" / "parity.yaml"), "tracking": {"wandb": "disabled"}})
+    done = place.snakemake()
+    assert done.returncode == 0, done.stdout + done.stderr
+    ratio = store.read_netcdf(place.root / "metrics.nc")["orbit_variance_ratio"]
+    full = ratio.sel(arm="augmentation~full", step=0)
+    assert ((0.5 < full) & (full < 2)).all(), full.values
 
 
 def test_every_shipped_study_dry_runs(tmp_path):
