@@ -225,9 +225,14 @@ def figures(study_file: StudyArgument, results: ResultsOption = Path("results"))
     for arm in store_arms(study):
         solution = store.read(study.theory_path(arm)) if arm.settings.has_mean else None
         stores[arm.path] = ArmStores(store.read(study.data_path(arm)), solution, _read_ensemble(study, arm))
-    draw_all(study, joined, stores, study.root / "figures")
+    drawn = draw_all(study, joined, stores, study.root / "figures")
     store.write_text(summary_html(study, joined, stores), study.root / "summary.html")
-    tracking.log_summary(study, joined, {**tables(joined), "key_numbers": key_numbers(study, joined)})
+    tracking.log_summary(
+        study,
+        joined,
+        {**tables(joined), "key_numbers": key_numbers(study, joined)},
+        [p for p in drawn if p.suffix == ".png"],
+    )
 
 
 @app.command()
@@ -265,7 +270,10 @@ def _arm_with(study: Study, attribute: str, key: str) -> Arm:
 def _read_data(study: Study, arm: Arm) -> TaskData:
     from . import store
 
-    return store.task_from_dataset(store.read(study.data_path(arm)))
+    path = study.data_path(arm)
+    if not path.is_file():
+        raise StoreError(f"{path}: does not exist.", remedy=f"Run `emeq data {study.file} --key {arm.data_key}` first.")
+    return store.task_from_dataset(store.read(path))
 
 
 def _read_ensemble(study: Study, arm: Arm) -> xr.Dataset:

@@ -212,7 +212,8 @@ def _theory_words(study: Study, metrics: xr.Dataset) -> list[str]:
 
 _REMEDY = (
     "A smaller <code>training.learning_rate</code> helps (with loss mse and optimizer gd: one below the critical, such "
-    "as <code>{critical_fraction: 0.5}</code>). Change it in the study file and run the study again."
+    "as <code>{critical_fraction: 0.5}</code>). Change it and give the study another name, or delete the arm's folder "
+    "under <code>members/</code> first."
 )
 
 

@@ -95,6 +95,8 @@ class IsingTask(TaskSection):
 
     @model_validator(mode="after")
     def _check(self) -> IsingTask:
+        if max(self.sides) > 256:
+            raise ValueError(f"lattice: {max(self.sides)} sites a side are more than 256")
         if min(self.sides) < 3:
             raise ValueError("lattice: a periodic lattice with four distinct neighbours needs at least 3 sites a side")
         return self
@@ -435,7 +437,7 @@ class Training(Section):
 class Ensemble(Section):
     """The members of each arm."""
 
-    members: int = Field(64, ge=1, description="Number of members M.")
+    members: int = Field(64, ge=1, le=10**6, description="Number of members M.")
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of the initial weights; arms that differ in augmentation share them."
     )

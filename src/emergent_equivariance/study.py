@@ -222,10 +222,10 @@ class Study:
     def check_existing(self) -> None:
         """Raise StudyError if an arm's folder holds shards of another version of the study.
 
-        Only the header of one shard per arm is read; aggregation checks every shard by name.
+        Only headers are read; aggregation verifies every shard it uses.
         """
         for arm in self.arms:
-            for first, last in self.existing_shards(arm)[:1]:
+            for first, last in self.existing_shards(arm):
                 path = self.shard_path(arm, first, last)
                 found = header(path).get("config_hash")
                 if found not in (None, arm.config_hash):
@@ -288,6 +288,11 @@ def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bo
     return dict(zip(keys, (loader.construct_object(value, deep=True) for _, value in node.value), strict=True))
 
 
+#: Dates stay text: no key of a study file is a date, but a name may look like one.
+_UniqueKeyLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
 

@@ -231,6 +231,10 @@ def _carried_on(name: str, value: np.ndarray, spread: np.ndarray, counts: np.nda
     return spread[..., None] * np.sqrt(counts[base] / counts)
 
 
+#: Least share of its upper bound that the plateau's term is given: fits to a few scattered variances lose it.
+LEAST_SHARE = 0.25
+
+
 def _two_terms(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Standard deviation √(a/m + b/m²) of a quadratic form |v̄|² at every size m, from those sizes with enough subsets.
 
@@ -263,8 +267,9 @@ def _two_terms(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
             matrix, target = terms[used] * weight[:, None], measured * weight
             a, b = nnls(matrix, target)[0]
             most = 4 * plateau[cell] * (np.sqrt(b / 2) if b > 0 else noise[cell])
-            if a > most:
-                a = most
+            bounded = min(max(a, LEAST_SHARE * most), most)
+            if bounded != a:
+                a = bounded
                 b = max(float(matrix[:, 1] @ (target - a * matrix[:, 0]) / (matrix[:, 1] @ matrix[:, 1])), 0.0)
             if a + b == 0:
                 break

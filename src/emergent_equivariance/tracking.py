@@ -211,8 +211,8 @@ def log_theory(study: Study, arm: Arm, solution: xr.Dataset) -> None:
             active.summary.update(plain)
 
 
-def log_summary(study: Study, metrics: xr.Dataset, tables: dict[str, Any]) -> None:
-    """Key numbers, figures and the metrics file of a study."""
+def log_summary(study: Study, metrics: xr.Dataset, tables: dict[str, Any], pictures: list[Path]) -> None:
+    """Key numbers, tables and pictures (PNG files) of a study."""
     with run(study, "summary", study.name, {"arms": [arm.path for arm in study.arms]}, []) as active:
         if active is None:
             return
@@ -220,6 +220,6 @@ def log_summary(study: Study, metrics: xr.Dataset, tables: dict[str, Any]) -> No
 
         for name, table in tables.items():
             active.log({f"tables/{name}": wandb.Table(dataframe=table)})
-        for picture in sorted((study.root / "figures").glob("*.png")):
+        for picture in pictures:
             active.log({f"figures/{picture.stem}": wandb.Image(str(picture))})
         active.summary["diverged"] = int(metrics["diverged"].sum())

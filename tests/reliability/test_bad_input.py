@@ -64,7 +64,7 @@ def test_an_unknown_arm_and_key_name_the_known_ones(tmp_path):
 def test_training_without_data_says_what_is_missing(tmp_path):
     study = write(tmp_path)
     done = emeq(tmp_path, "train", study, "--arm", "arm~single", "--first", "0", "--last", "1")
-    refused(done, keys(tmp_path, study)[0], "does not exist", "Run the study again")
+    refused(done, keys(tmp_path, study)[0], "does not exist", "emeq data study.yaml --key")
 
 
 def test_training_without_the_resolved_learning_rate_says_how_to_get_it(tmp_path):

@@ -179,6 +179,12 @@ def test_broken_yaml_is_named(tmp_path, text, expected):
     assert str(file) in str(caught.value)
 
 
+def test_a_name_that_looks_like_a_date_is_a_name(tmp_path):
+    file = tmp_path / "dated.yaml"
+    file.write_text((ROOT / "config" / "ising.yaml").read_text().replace("study: ising", "study: 2026-11-21"))
+    assert load_study(file).name == "2026-11-21"
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(StudyError, match=r"none\.yaml"):
         load_study(tmp_path / "none.yaml")

@@ -110,6 +110,23 @@ def test_lost_inputs_do_not_retrain_existing_shards(workplace, lost, members, tr
     assert workplace.planned().get("train_shard", 0) == trained
 
 
+def test_a_key_swept_for_a_while_leaves_nothing_stale(workplace):
+    workplace.write(sweep={"augmentation": ["none", "full"], "ensemble.seed": [0]})
+    done = workplace.snakemake()
+    assert done.returncode == 0, done.stdout + done.stderr
+    workplace.write(sweep=TINY["sweep"])
+    assert workplace.planned() == {"join_metrics": 1, "draw_figures": 1, "all": 1}
+
+
+def test_forcing_everything_makes_everything_again(workplace):
+    before = shards(workplace)
+    done = workplace.snakemake("--forceall", "--cores", "4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = shards(workplace)
+    assert set(after) == set(before)
+    assert all(after[name] != before[name] for name in before)
+
+
 def test_a_changed_study_is_refused_and_nothing_is_lost(workplace):
     before = shards(workplace)
     workplace.write(training={**TINY["training"], "learning_rate": {"critical_fraction": 0.4}})

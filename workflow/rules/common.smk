@@ -10,6 +10,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 from emergent_equivariance.errors import UserError
+from emergent_equivariance.figures import FIGURES as PICTURES
 from emergent_equivariance.figures import figure_names, store_arms
 from emergent_equivariance.study import load_study, read_yaml
 
@@ -22,7 +23,7 @@ def find_study_file():
             f"one study file is expected, got {', '.join(map(str, files))}. Give one --configfile."
         )
     file = Path(files[0])
-    if config and json.loads(json.dumps(config)) != json.loads(
+    if config and json.loads(json.dumps(config, default=str)) != json.loads(
         json.dumps(read_yaml(file))
     ):
         raise WorkflowError(
@@ -36,7 +37,8 @@ def find_study_file():
 
 try:
     STUDY = load_study(find_study_file())
-    STUDY.check_existing()
+    if workflow.is_main_process:
+        STUDY.check_existing()
     FIGURES = figure_names(STUDY)
 except UserError as error:
     raise WorkflowError(str(error))
@@ -106,6 +108,8 @@ def theory_inputs(wildcards):
 def shard_inputs(wildcards):
     """Inputs of a shard that is to be trained; one that exists needs nothing, whatever became of its inputs."""
     arm = ARMS[wildcards.arm]
+    if workflow.dag_settings.forceall or workflow.dag_settings.forcerun:
+        return inputs_of(arm)
     made = STUDY.shard_path(arm, int(wildcards.first), int(wildcards.last)).exists()
     return {} if made else inputs_of(arm)
 
@@ -130,9 +134,9 @@ def figure_files():
     vector = {
         name: report(
             f"{ROOT}/figures/{name}.svg",
-            caption=f"../report/{name}.rst",
+            caption=f"../report/{PICTURES[name].caption}",
             category="Figures",
-            labels={"figure": name.replace("_", " ")},
+            labels={"figure": PICTURES[name].title},
         )
         for name in FIGURES
     }

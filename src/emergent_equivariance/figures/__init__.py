@@ -124,6 +124,8 @@ def figure_paths(study: Study, folder: Path) -> list[Path]:
 def draw_all(study: Study, metrics: xr.Dataset, stores: Mapping[str, ArmStores], folder: Path) -> list[Path]:
     """Draw every picture the study has, as SVG and PNG; the same input gives the same bytes.
 
+    Pictures that the study no longer has are removed from the folder.
+
     Args:
       metrics: the study's metrics.nc.
       stores: stores by arm path, at least for the arms of store_arms(study).
@@ -132,6 +134,9 @@ def draw_all(study: Study, metrics: xr.Dataset, stores: Mapping[str, ArmStores],
     Returns the files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for name in FIGURES:
+        for suffix in ("svg", "png"):
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     for name in figure_names(study):
         picture = FIGURES[name]
         figure = picture.draw(metrics) if picture.needs == "metrics" else picture.draw(study, stores)

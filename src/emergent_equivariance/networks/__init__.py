@@ -7,6 +7,8 @@ pass by W_std/√fan_in and b_std (Jacot et al. 2018). ``mlp`` is h × [dense, �
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
@@ -17,7 +19,6 @@ import jax
 from ..augmentation import stream
 from ..infinite_width import stax
 from ..settings import CnnNetwork, MlpNetwork
-from ..study import fingerprint
 from .layers import ACTIVATIONS, conv, dense
 
 __all__ = ["STREAM_INITIAL", "Network", "build_network", "initial_parameters"]
@@ -117,7 +118,8 @@ def initial_parameters(network: Network, seed: int, member: int) -> Parameters:
     enters, so that any division into shards gives the same bits, arms that differ in augmentation share them, and
     networks of different widths are independent.
     """
-    shapes = int(fingerprint(network.shapes), 16)
+    text = json.dumps([1, network.shapes], separators=(",", ":"))
+    shapes = int(hashlib.sha256(text.encode()).hexdigest()[:16], 16)
     leaves = [
         stream(seed, STREAM_INITIAL, member, leaf, shapes).standard_normal(shape)
         for leaf, shape in enumerate(network.shapes)
