@@ -215,10 +215,3 @@ class Engine(Protocol):
           members_at_once: members advanced together by one compiled step; None: the engine's choice.
           progress: called with (members finished, members in all).
         """
-
-
-def get_engine(name: str) -> Engine:
-    """The engine called ``name``; "auto" is the fastest one at hand."""
-    from .jax_engine import JaxEngine
-
-    return {"auto": JaxEngine, "jax": JaxEngine}[name]()
