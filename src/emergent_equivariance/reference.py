@@ -11,7 +11,7 @@ from .settings import json_schema
 HEAD = """\
 # Study file reference
 
-Generated from `src/emergent_equivariance/settings.py` by `emeq schema`; do not edit. Every key but those of `study`,
+Generated from `src/emergent_equivariance/settings/` by `emeq schema`; do not edit. Every key but those of `study`,
 `kind`, `sweep` and `tracking` can be swept: `sweep: {dotted.key: [values]}`. Unknown keys are errors.
 """
 

@@ -7,285 +7,42 @@ these models (workflow/schemas/study.schema.json).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
-from typing import Annotated, Any, ClassVar, Literal
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-
-from .errors import StudyError
-from .groups import GROUPS, get_group, grid_action, line_action
-
-SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
-
-
-class Section(BaseModel):
-    """A section of the study file: unknown keys are errors, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_booleans_as_numbers(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            for key, value in data.items():
-                if isinstance(value, bool) and key in cls.model_fields and cls.model_fields[key].annotation is not bool:
-                    raise ValueError(f"{key}: {str(value).lower()} is given where true and false have no meaning")
-        return data
-
-
-def _as_tuple(value: Any) -> Any:
-    if value is None or value == "none":
-        return ()
-    values = (value,) if isinstance(value, str) else value
-    if isinstance(values, (list, tuple)) and len(set(map(str, values))) < len(values):
-        raise ValueError(f"{list(values)} names a set twice; give each once")
-    return values
-
-
-# ---------------------------------------------------------------------------------------------- tasks
-
-
-class TaskSection(Section):
-    """Fields common to all tasks."""
-
-    train: int = Field(128, ge=1, description="Number of training samples, before augmentation.")
-    test: int = Field(256, ge=1, description="Number of test samples, and of samples in each out-of-distribution set.")
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the data: which samples are drawn or chosen.")
-
-    #: Fields that say where the data lies, not what it is: no part of any hash.
-    LOCATION: ClassVar[set[str]] = set()
-
-    def input_shape(self) -> tuple[int, ...] | None:
-        """Shape of one input, or None if only the data can tell."""
-        return None
-
-    def outputs(self) -> int | None:
-        """Number of outputs, or None if only the data can tell."""
-        return None
-
-    def check_group(self, group: str) -> None:
-        """Raise StudyError if the group does not act on the inputs."""
-        shape = self.input_shape()
-        if shape is None:
-            return
-        if len(shape) == 1:
-            line_action(get_group(group))
-        else:
-            grid_action(get_group(group), shape[0], shape[1])
-
-
-class IsingTask(TaskSection):
-    """Energies of the two-dimensional Ising model, J = 1, periodic boundaries, spins iid ±1."""
-
-    name: Literal["ising"]
-    lattice: int | tuple[int, int] = Field(5, description="Sites per side, or [rows, columns].")
-    target: Literal["local", "total"] = Field(
-        "total",
-        description="local: site energies E_i = Σ_j s_i s_j (equivariant outputs, judged on the total energy); "
-        "total: the scalar −(J/n) Σ_i E_i.",
-    )
-    ood: Annotated[tuple[Literal["gaussian"], ...], BeforeValidator(_as_tuple)] = Field(
-        ("gaussian",), description="Out-of-distribution inputs: gaussian (spins ~ N(0, 1)), or none."
-    )
-
-    @property
-    def sides(self) -> tuple[int, int]:
-        """(rows, columns) of the lattice."""
-        return (self.lattice, self.lattice) if isinstance(self.lattice, int) else self.lattice
-
-    @model_validator(mode="after")
-    def _check(self) -> IsingTask:
-        if max(self.sides) > 256:
-            raise ValueError(f"lattice: {max(self.sides)} sites a side are more than 256")
-        if min(self.sides) < 3:
-            raise ValueError("lattice: a periodic lattice with four distinct neighbours needs at least 3 sites a side")
-        return self
-
-    def input_shape(self) -> tuple[int, ...]:
-        return (*self.sides, 1)
-
-    def outputs(self) -> int:
-        return 1 if self.target == "total" else self.sides[0] * self.sides[1]
-
-
-class DigitsTask(TaskSection):
-    """scikit-learn's 8×8 handwritten digits (1,797 real images, embedded in the package)."""
-
-    name: Literal["digits"]
-    ood: Annotated[tuple[Literal["smooth"], ...], BeforeValidator(_as_tuple)] = Field(
-        ("smooth",), description="Out-of-distribution inputs: smooth (synthetic smooth images), or none."
-    )
-
-    def input_shape(self) -> tuple[int, ...]:
-        return (8, 8, 1)
-
-    def outputs(self) -> int:
-        return 10
-
-    @model_validator(mode="after")
-    def _check(self) -> DigitsTask:
-        if self.train + self.test > 1797:
-            raise ValueError(f"train + test = {self.train + self.test}, but the data set has 1797 images")
-        return self
-
-
-class FashionMnistTask(TaskSection):
-    """FashionMNIST: 28×28 grey images of clothing in 10 classes, 60,000 + 10,000."""
-
-    name: Literal["fashion_mnist"]
-    train: int = Field(1000, ge=1, le=60000, description="Number of training images, of 60,000.")
-    test: int = Field(500, ge=1, le=10000, description="Number of test images, and of images in each OOD set.")
-    ood: Annotated[tuple[Literal["mnist", "smooth"], ...], BeforeValidator(_as_tuple)] = Field(
-        ("mnist", "smooth"),
-        description="Out-of-distribution inputs: mnist, smooth (synthetic smooth images), or none.",
-    )
-    data_dir: str | None = Field(
-        None,
-        description="Directory with the IDX files; otherwise $EMEQ_DATA_DIR, the system's data sets, then a download.",
-    )
-    LOCATION: ClassVar[set[str]] = {"data_dir"}
-
-    def input_shape(self) -> tuple[int, ...]:
-        return (28, 28, 1)
-
-    def outputs(self) -> int:
-        return 10
-
-
-class CosineTask(TaskSection):
-    """The mirror toy: target cos(x) on a symmetric interval, group C2 acting by x ↦ −x."""
-
-    name: Literal["cosine"]
-    train: int = Field(12, ge=1, description="Number of training points, iid uniform on [−domain, domain].")
-    test: int = Field(101, ge=2, description="Number of evenly spaced test points on [−domain, domain].")
-    domain: float = Field(5.3, gt=0, description="Half-width of the training interval.")
-    ood: Annotated[tuple[Literal["outside"], ...], BeforeValidator(_as_tuple)] = Field(
-        ("outside",), description="Out-of-distribution inputs: outside (domain < |x| < 1.5 domain), or none."
-    )
-
-    def input_shape(self) -> tuple[int, ...]:
-        return (1,)
-
-    def outputs(self) -> int:
-        return 1
-
-
-class CustomTask(TaskSection):
-    """The user's own task."""
-
-    name: Literal["custom"]
-    factory: str = Field(
-        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
-        description="Import path 'package.module:function' of a function (settings, group) → TaskData.",
-    )
-    ood: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
-        (),
-        description="Names of the out-of-distribution splits the factory delivers (without the prefix 'ood-').",
-    )
-    options: dict[str, Any] = Field(default_factory=dict, description="Free settings, read by the factory alone.")
-
-
-Task = Annotated[IsingTask | DigitsTask | FashionMnistTask | CosineTask | CustomTask, Field(discriminator="name")]
-
-
-# ------------------------------------------------------------------------------------------- networks
-
-
-class NetworkSection(Section):
-    """Fields common to all networks, in NTK parametrisation: weights ~ N(0, 1) times W_std/√fan_in."""
-
-    width: int = Field(128, ge=1, description="Units of each hidden layer (channels of each convolution).")
-    activation: Literal["relu", "erf"] = Field("relu", description="Nonlinearity after each hidden layer.")
-    W_std: float = Field(1.4142, gt=0, description="Weight standard deviation of the hidden layers.")
-    b_std: float = Field(0.1, ge=0, description="Bias standard deviation of the hidden layers; 0: no bias.")
-    readout_W_std: float = Field(1.0, gt=0, description="Weight standard deviation of the readout.")
-    readout_b_std: float = Field(0.0, ge=0, description="Bias standard deviation of the readout; 0: no bias.")
-
-    #: Fields the infinite-width kernel does not depend on.
-    WIDTHS: ClassVar[set[str]] = {"width"}
-
-    def check_input(self, shape: tuple[int, ...], group: str) -> None:
-        """Raise StudyError if inputs of ``shape`` do not fit the network."""
-
-    def forward_flops(self, shape: tuple[int, ...], outputs: int) -> float:
-        """Floating-point operations of one forward pass of one sample (matrix products only)."""
-        raise NotImplementedError
-
-    def parameters(self, shape: tuple[int, ...], outputs: int) -> int:
-        """Number of weights and biases."""
-        raise NotImplementedError
-
-
-class MlpNetwork(NetworkSection):
-    """Fully connected: hidden_layers × [dense, activation], then the readout. Inputs are flattened."""
-
-    name: Literal["mlp"]
-    hidden_layers: int = Field(1, ge=1, description="Number of hidden layers.")
-
-    def forward_flops(self, shape: tuple[int, ...], outputs: int) -> float:
-        return 2.0 * self.width * (prod(shape) + (self.hidden_layers - 1) * self.width + outputs)
-
-    def parameters(self, shape: tuple[int, ...], outputs: int) -> int:
-        biases = self.hidden_layers * self.width * (self.b_std > 0) + outputs * (self.readout_b_std > 0)
-        return int(self.forward_flops(shape, outputs) / 2) + biases
-
-
-class CnnNetwork(NetworkSection):
-    """Convolutional: conv_layers × [convolution, activation], a head, then the readout."""
-
-    name: Literal["cnn"]
-    width: int = Field(16, ge=1, description="Channels of each convolution.")
-    conv_layers: int = Field(2, ge=1, description="Number of convolutions, stride 1.")
-    kernel_size: int = Field(3, ge=1, description="Side of the square filters, in pixels.")
-    padding: Literal["SAME", "VALID", "CIRCULAR"] = Field(
-        "SAME", description="Boundary: zeros (SAME), none (VALID), periodic (CIRCULAR)."
-    )
-    head: Literal["flatten", "global_average_pool"] = Field(
-        "global_average_pool", description="What stands between the convolutions and the readout."
-    )
-
-    def _extents(self, shape: tuple[int, ...]) -> list[tuple[int, int]]:
-        shrink = self.kernel_size - 1 if self.padding == "VALID" else 0
-        return [(shape[0] - k * shrink, shape[1] - k * shrink) for k in range(1, self.conv_layers + 1)]
-
-    def check_input(self, shape: tuple[int, ...], group: str) -> None:
-        if len(shape) != 3:
-            raise StudyError(
-                f"network.name: cnn needs images (height, width, channels), the task gives inputs of shape {shape}.",
-                remedy="Use network {name: mlp}, or a task on a grid.",
-            )
-        if min(self._extents(shape)[-1]) < 1 or self.kernel_size > min(shape[:2]):
-            raise StudyError(
-                f"network: {self.conv_layers} {self.padding} convolutions of size {self.kernel_size} "
-                f"do not fit inputs of {shape[0]}×{shape[1]} pixels.",
-                remedy="Lower network.kernel_size or network.conv_layers, or use padding SAME.",
-            )
-        if group != "trivial" and self.padding != "VALID" and self.kernel_size % 2 == 0:
-            raise StudyError(
-                f"network.kernel_size: {self.kernel_size} is even: with padding {self.padding} the filter support "
-                f"is not mapped to itself by {group}, so that even the infinite ensemble is not equivariant.",
-                remedy="Use an odd kernel_size, or padding VALID.",
-            )
-
-    def forward_flops(self, shape: tuple[int, ...], outputs: int) -> float:
-        channels, total = shape[2], 0.0
-        for height, width in self._extents(shape):
-            total += 2.0 * height * width * self.kernel_size**2 * channels * self.width
-            channels = self.width
-        return total + 2.0 * self._features(shape) * outputs
-
-    def parameters(self, shape: tuple[int, ...], outputs: int) -> int:
-        taps = self.kernel_size**2 * self.width * (shape[2] + (self.conv_layers - 1) * self.width)
-        biases = self.conv_layers * self.width * (self.b_std > 0) + outputs * (self.readout_b_std > 0)
-        return taps + biases + self._features(shape) * outputs
-
-    def _features(self, shape: tuple[int, ...]) -> int:
-        """Inputs of the readout."""
-        return self.width * (prod(self._extents(shape)[-1]) if self.head == "flatten" else 1)
-
-
-Network = Annotated[MlpNetwork | CnnNetwork, Field(discriminator="name")]
-
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from ..groups import GROUPS, get_group
+from .base import SAFE_NAME, Section
+from .networks import CnnNetwork, MlpNetwork, Network, NetworkSection
+from .tasks import CosineTask, CustomTask, DigitsTask, FashionMnistTask, IsingTask, Task, TaskSection
+
+__all__ = [
+    "STUDY_KEYS",
+    "Augmentation",
+    "CnnNetwork",
+    "CosineTask",
+    "CriticalFraction",
+    "CustomTask",
+    "DigitsTask",
+    "Ensemble",
+    "Evaluate",
+    "Execution",
+    "FashionMnistTask",
+    "IsingTask",
+    "MlpNetwork",
+    "Network",
+    "NetworkSection",
+    "Section",
+    "Settings",
+    "StudyFile",
+    "Task",
+    "TaskSection",
+    "Theory",
+    "Tracking",
+    "Training",
+    "json_schema",
+    "normalise_augmentation",
+]
 
 # --------------------------------------------------------------------------------------- augmentation
 

@@ -1,0 +1,25 @@
+"""What every section of a study file has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
+
+
+class Section(BaseModel):
+    """A section of the study file: unknown keys are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_booleans_as_numbers(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            for key, value in data.items():
+                if isinstance(value, bool) and key in cls.model_fields and cls.model_fields[key].annotation is not bool:
+                    raise ValueError(f"{key}: {str(value).lower()} is given where true and false have no meaning")
+        return data
