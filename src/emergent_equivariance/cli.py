@@ -19,6 +19,7 @@ from .errors import StoreError, StudyError, UserError
 from .study import Arm, Study, header, load_study
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
 
     from .tasks import TaskData
@@ -201,13 +202,12 @@ def aggregate(study_file: StudyArgument, arm: ArmOption, results: ResultsOption 
 def metrics(study_file: StudyArgument, results: ResultsOption = Path("results")) -> None:
     """Join the ensembles of all arms into metrics.nc and the tables."""
     from . import store
-    from .report import key_numbers
-    from .summary import join, tables
+    from .summary import join
 
     study = load_study(study_file, results)
     joined = join(study, [_read_ensemble(study, arm) for arm in study.arms])
     store.write_netcdf(joined, study.root / "metrics.nc", store.provenance(study))
-    for name, table in {**tables(joined), "key_numbers": key_numbers(study, joined)}.items():
+    for name, table in _tables(study, joined).items():
         store.write_text(table.to_csv(index=False), study.root / "tables" / f"{name}.csv")
 
 
@@ -216,8 +216,7 @@ def figures(study_file: StudyArgument, results: ResultsOption = Path("results"))
     """Draw the pictures and write the key numbers in words."""
     from . import store, tracking
     from .figures import ArmStores, draw_all, store_arms
-    from .report import key_numbers, summary_html
-    from .summary import tables
+    from .report import summary_html
 
     study = load_study(study_file, results)
     joined = store.read_netcdf(study.root / "metrics.nc")
@@ -227,12 +226,7 @@ def figures(study_file: StudyArgument, results: ResultsOption = Path("results"))
         stores[arm.path] = ArmStores(store.read(study.data_path(arm)), solution, _read_ensemble(study, arm))
     drawn = draw_all(study, joined, stores, study.root / "figures")
     store.write_text(summary_html(study, joined, stores), study.root / "summary.html")
-    tracking.log_summary(
-        study,
-        joined,
-        {**tables(joined), "key_numbers": key_numbers(study, joined)},
-        [p for p in drawn if p.suffix == ".png"],
-    )
+    tracking.log_summary(study, joined, _tables(study, joined), [p for p in drawn if p.suffix == ".png"])
 
 
 @app.command()
@@ -280,6 +274,13 @@ def _read_ensemble(study: Study, arm: Arm) -> xr.Dataset:
     from . import store
 
     return store.read(study.ensemble_path(arm), config_hash=arm.ensemble_hash)
+
+
+def _tables(study: Study, joined: xr.Dataset) -> dict[str, pd.DataFrame]:
+    from .report import key_numbers
+    from .summary import tables
+
+    return {**tables(joined), "key_numbers": key_numbers(study, joined)}
 
 
 def _learning_rate(study: Study, arm: Arm) -> float:

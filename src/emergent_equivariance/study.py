@@ -78,6 +78,7 @@ class Arm:
             **self.learning_rate_fields,
             "record": s.training.recorded,
             "samples": s.evaluate.samples,
+            "mean": s.has_mean,
             "covariance": s.has_covariance,
         }
 

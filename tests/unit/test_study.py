@@ -60,6 +60,17 @@ def test_arms_that_differ_in_width_share_theory_and_data():
 
 
 @pytest.mark.parametrize(
+    "swept", [{"training.loss": ["cross_entropy", "mse"]}, {"evaluate.ensemble_mean": ["softmax", "logits"]}]
+)
+def test_arms_without_a_mean_share_no_theory_with_those_that_have_one(swept):
+    training = {**BASE["training"], "learning_rate": 0.1}
+    content = changed(task={"name": "digits"}, training=training, theory={"covariance": False}, sweep=swept)
+    without, having = parse_study(content, FILE).arms
+    assert (without.settings.has_mean, having.settings.has_mean) == (False, True)
+    assert without.theory_key != having.theory_key
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"ensemble": {"members": 9999, "seed": 0}},
