@@ -30,6 +30,10 @@ BLOCKS = 8
 # ----------------------------------------------------------------------------------------------- scaling
 
 
+#: Sizes a slope needs: through two of them (16 members) it is the chance correlation of eight pairs of members.
+SLOPE_SIZES = 3
+
+
 def orbit_scaling(ensemble: Dataset) -> Dataset:
     """How the orbit variance falls with the number of members, in the result of ``aggregate``.
 
@@ -42,7 +46,8 @@ def orbit_scaling(ensemble: Dataset) -> Dataset:
 
     Returns:
       orbit_slope, orbit_slope_se, orbit_variance_ratio, orbit_variance_ratio_se (step, split). NaN below 16 valid
-      members and where an orbit variance is 0; the ratio also where nothing is predicted.
+      members and where an orbit variance is 0; the slope also with fewer than SLOPE_SIZES sizes (below 32 members
+      for powers of two), the ratio where nothing is predicted.
     """
     variance = ensemble["orbit_variance"].transpose("subset", "step", "split").values
     size, first = ensemble["member_count"].values, ensemble["first"].values
@@ -72,7 +77,7 @@ def orbit_scaling(ensemble: Dataset) -> Dataset:
             predicted[~(predicted > 0)] = np.nan
             ratio = np.einsum("km,km...->k...", number, mean / predicted)
             estimates[1] = ratio / number.sum(axis=1)[:, None, None]
-            if len(used) > 1:
+            if len(used) >= SLOPE_SIZES:
                 x = np.log(used)
                 centred = x - (number @ x / number.sum(axis=1))[:, None]
                 weight = number * centred
