@@ -46,8 +46,8 @@ def orbit_scaling(ensemble: Dataset) -> Dataset:
 
     Returns:
       orbit_slope, orbit_slope_se, orbit_variance_ratio, orbit_variance_ratio_se (step, split). NaN below 16 valid
-      members and where an orbit variance is 0; the slope also with fewer than SLOPE_SIZES sizes (below 32 members
-      for powers of two), the ratio where nothing is predicted.
+      members and where an orbit variance is 0; the slope also with fewer than SLOPE_SIZES sizes (three take 32
+      members at least), the ratio where nothing is predicted.
     """
     variance = ensemble["orbit_variance"].transpose("subset", "step", "split").values
     size, first = ensemble["member_count"].values, ensemble["first"].values

@@ -460,8 +460,8 @@ def test_results_survive_their_files(tmp_path):
 
 def test_tables():
     world = World(label=np.array([0, 1, 2, 0, 1, 2]))
-    study = make_study(sweep={"network.width": [8, 16]}, members=40)
-    joined = join(study, [world.aggregate(world.draw(40, seed)) for seed in (0, 1)])
+    study = make_study(sweep={"network.width": [8, 16]}, members=64)
+    joined = join(study, [world.aggregate(world.draw(64, seed)) for seed in (0, 1)])
     frames = tables(joined)
     table = frames["metrics"].set_index(["arm", "step", "split", "member_count"])
     assert len(table) == 2 * 2 * 2 * 7 and set(table["width"]) == {8, 16}
@@ -473,14 +473,14 @@ def test_tables():
         frames["members"].query("arm == 'width~8' and step == 10 and split == 'train' and metric == 'accuracy'").iloc[0]
     )
     accuracies = joined["member_accuracy"].sel(arm="width~8", step=10, split="train")
-    assert row["members"] == 40 and np.isclose(row["mean"], accuracies.mean()) and row["max"] == accuracies.max()
+    assert row["members"] == 64 and np.isclose(row["mean"], accuracies.mean()) and row["max"] == accuracies.max()
     assert "loss_train" not in set(frames["members"]["metric"])
     key = key_numbers(study, joined).set_index(["arm", "split"]).loc[("width~8", "test")]
     last = joined.sel(arm="width~8", split="test", step=10)
-    assert key["members"] == 40 and key["diverged"] == 0 and key["step"] == 10
-    assert np.isclose(key["ensemble_deviation"] ** 2, last["orbit_variance"].sel(member_count=40))
+    assert key["members"] == 64 and key["diverged"] == 0 and key["step"] == 10
+    assert np.isclose(key["ensemble_deviation"] ** 2, last["orbit_variance"].sel(member_count=64))
     assert np.isclose(key["member_deviation"] ** 2, last["orbit_variance"].sel(member_count=1))
-    assert np.isclose(key["predicted_deviation"] ** 2, last["predicted_orbit_variance"].sel(member_count=40))
+    assert np.isclose(key["predicted_deviation"] ** 2, last["predicted_orbit_variance"].sel(member_count=64))
     assert key["member_orbit_same_predictions"] == last["orbit_same_predictions"].sel(member_count=1)
     for name in ("orbit_slope", "orbit_variance_ratio", "difference_to_ntk", "accuracy", "orbit_same_predictions"):
         assert np.isfinite(key[name]) and np.isfinite(key[f"{name}_se"]), name
