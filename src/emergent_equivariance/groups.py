@@ -1,8 +1,12 @@
 """Finite groups and their orthogonal actions by signed permutations.
 
-A group is its multiplication table with the identity first. An action sends element g to the
-orthogonal map (ρ(g)x)_i = sign[g, i] · x[source[g, i]] of flattened arrays: exact in floating point,
-which is what the emergent-equivariance theorem needs (Gerken & Kessel 2024, section 3).
+A group is its multiplication table with the identity first, and its irreducible unitary representations
+(irreps). An action sends element g to the orthogonal map (ρ(g)x)_i = sign[g, i] · x[source[g, i]] of flattened
+arrays: exact in floating point, which is what the emergent-equivariance theorem needs (Gerken & Kessel 2024,
+section 3).
+
+Irreps ρ of dimension d obey Schur's orthogonality Σ_g ρ_ab(g) ρ′_cd(g)* = δ_ρρ′ δ_ac δ_bd |G|/d, so that the
+functions √(d/|G|) ρ_ab(g) are an orthonormal basis of functions on the group (Peter–Weyl; Serre 1977, chapter 2).
 
 Grid actions follow the left-action convention (ρ(g)x)(p) = x(g⁻¹p) with pixels on a grid centred at 0,
 so that ρ(g)ρ(h) = ρ(gh).
@@ -29,6 +33,8 @@ class Group:
       product: (element, element) table, ``product[g, h]`` is the index of gh.
       planar: (element, 2, 2) integer matrices acting on (row, column) coordinates of a centred grid.
       linear: (element,) signs acting on the real line, or None if no such action is defined.
+      irreps: one of each class of irreducible unitary representations, (element, d, d) each, the trivial one first;
+        float64 where real, else complex128 (then its complex conjugate is in the list too).
     """
 
     name: str
@@ -36,6 +42,7 @@ class Group:
     product: np.ndarray
     planar: np.ndarray
     linear: np.ndarray | None
+    irreps: tuple[np.ndarray, ...]
 
     @property
     def order(self) -> int:
@@ -47,19 +54,62 @@ class Group:
         """(element,) index of g⁻¹."""
         return np.argmax(self.product == 0, axis=1)
 
+    @property
+    def conjugate(self) -> tuple[int, ...]:
+        """(irrep,) index of the complex conjugate ρ* of each irrep; its own index where ρ is real."""
+        characters = np.stack([np.trace(irrep, axis1=1, axis2=2) for irrep in self.irreps])
+        return tuple(int(i) for i in (np.abs(characters @ characters.T) > self.order / 2).argmax(axis=1))
+
+    def acts_on_grid(self, height: int, width: int) -> bool:
+        """Whether every element maps a height × width grid of pixels to itself."""
+        return bool((np.abs(self.planar) @ (height, width) == (height, width)).all())
+
     def check(self) -> None:
-        """Raise AssertionError unless the table is that of a group with the identity first."""
+        """Raise AssertionError unless this is a group with the identity first, with all its irreps."""
         table, everything = self.product, np.arange(self.order)
         assert (table[0] == everything).all() and (table[:, 0] == everything).all(), "identity first"
         assert (np.sort(table, axis=1) == everything).all(), "rows are permutations"
         assert (table[table] == table[:, table]).all(), "associativity"
         assert (table[everything, self.inverse] == 0).all(), "inverses"
+        for irrep in self.irreps:
+            products = np.einsum("gab,hbc->ghac", irrep, irrep)
+            assert (products == irrep[table]).all(), "ρ(g)ρ(h) = ρ(gh)"
+            assert (irrep[self.inverse] == irrep.conj().swapaxes(1, 2)).all(), "ρ(g⁻¹) = ρ(g)†"
+        assert (self.irreps[0] == 1).all(), "the trivial irrep first"
+        basis = np.concatenate(
+            [np.sqrt(irrep.shape[1] / self.order) * irrep.reshape(self.order, -1) for irrep in self.irreps], axis=1
+        )
+        assert basis.shape[1] == self.order, "Σ d² = |G|"
+        assert np.abs(basis.T @ basis.conj() - np.eye(self.order)).max() < 1e-15 * self.order, "Schur orthogonality"
+        for irrep, partner in zip(self.irreps, self.conjugate, strict=True):
+            assert (self.irreps[partner] == irrep.conj()).all(), "complex-conjugate pairs"
 
 
 def _planar_group(name: str, elements: Sequence[str], matrices: np.ndarray, linear: Sequence[int] | None) -> Group:
     index = {matrix.tobytes(): g for g, matrix in enumerate(matrices)}
     table = np.array([[index[(a @ b).tobytes()] for b in matrices] for a in matrices])
-    return Group(name, tuple(elements), table, matrices, None if linear is None else np.array(linear))
+    signs = None if linear is None else np.array(linear)
+    return Group(name, tuple(elements), table, matrices, signs, _planar_irreps(matrices))
+
+
+def _planar_irreps(matrices: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Irreps of n = 1, 2 or 4 rotations r^k, followed by the mirror images r^k m if there are any.
+
+    A character sends r^k m^s to z^k b^s with z^n = 1 and b = ±1. Mirror images, m r m = r⁻¹, allow z = ±1 only;
+    the plane itself is then the remaining irrep, of dimension 2, for n = 4.
+    """
+    mirrored = np.linalg.det(matrices) < 0
+    n = int((~mirrored).sum())
+    power = np.arange(len(matrices)) % n
+    roots = np.array([1, 1j, -1, -1j])
+    real = [1 - 2 * (j * power % 2) * np.ones(len(matrices)) for j in ((0, 1) if n > 1 else (0,))]
+    if mirrored.any():
+        characters = [z * sign for z in real for sign in (1, np.where(mirrored, -1.0, 1.0))]
+        planes = [matrices.astype(np.float64)] if n > 2 else []
+    else:
+        characters = real + ([roots[power], roots[-power]] if n > 2 else [])
+        planes = []
+    return tuple([character[:, None, None] for character in characters] + planes)
 
 
 def _build_groups() -> dict[str, Group]:
@@ -72,6 +122,12 @@ def _build_groups() -> dict[str, Group]:
             _planar_group("trivial", ["e"], powers[:1], [1]),
             _planar_group("c2", ["e", "r2"], powers[::2], [1, -1]),
             _planar_group("c4", ["e", "r", "r2", "r3"], powers, None),
+            _planar_group(
+                "d2",
+                ["e", "r2", "m", "r2m"],
+                np.concatenate([powers[::2], powers[::2] @ mirror]),
+                None,
+            ),
             _planar_group(
                 "d4",
                 ["e", "r", "r2", "r3", "m", "rm", "r2m", "r3m"],
@@ -167,20 +223,19 @@ def grid_action(group: Group, height: int, width: int, channels: int | None = No
     Returns an action on arrays of shape (height, width) or (height, width, channels).
     Raises StudyError if an element does not map the grid to itself.
     """
+    if not group.acts_on_grid(height, width):
+        exact = ", ".join(name for name, known in GROUPS.items() if known.acts_on_grid(height, width))
+        raise StudyError(
+            f"group: {group.name} does not act on a {height}×{width} grid (it maps it to {width}×{height}).",
+            remedy=f"Use a square grid, or one of the groups that act exactly on this one: {exact}.",
+        )
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     centred = np.stack([2 * rows - (height - 1), 2 * columns - (width - 1)], axis=-1).reshape(-1, 2)
     index = {tuple(point): i for i, point in enumerate(centred)}
     source = np.empty((group.order, height * width), dtype=np.int64)
     for g in range(group.order):
         preimages = centred @ group.planar[group.inverse[g]].T
-        try:
-            source[g] = [index[tuple(point)] for point in preimages]
-        except KeyError:
-            raise StudyError(
-                f"group: {group.name} does not act on a {height}×{width} grid (element "
-                f"{group.elements[g]} maps it to {width}×{height}).",
-                remedy="Use a square grid, or one of the groups trivial and c2.",
-            ) from None
+        source[g] = [index[tuple(point)] for point in preimages]
     if channels is None:
         shape: tuple[int, ...] = (height, width)
     else:

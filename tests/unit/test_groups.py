@@ -1,5 +1,7 @@
 """Every group is a group, every action an orthogonal representation of it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ from emergent_equivariance.groups import (
 def contract_cases() -> list:
     cases = []
     for group in GROUPS.values():
-        shapes = [(1, 1), (4, 4), (5, 5)] + ([(5, 4), (3, 6), (1, 7)] if group.order <= 2 else [])
+        shapes = [(1, 1), (4, 4), (5, 5)] + ([(5, 4), (3, 6), (1, 7)] if group.acts_on_grid(1, 2) else [])
         for height, width in shapes:
             for channels in (None, 1, 3):
                 label = f"{group.name}-grid-{height}x{width}-{channels}"
@@ -34,8 +36,52 @@ def test_group_axioms(name):
     group = get_group(name)
     group.check()
     assert group.elements[0] == "e"
-    assert group.order == {"trivial": 1, "c2": 2, "c4": 4, "d4": 8}[name]
+    assert group.order == {"trivial": 1, "c2": 2, "c4": 4, "d2": 4, "d4": 8}[name]
     assert (group.product[np.arange(group.order), group.inverse] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "dimensions", "conjugate"),
+    [
+        ("trivial", [1], [0]),
+        ("c2", [1, 1], [0, 1]),
+        ("c4", [1, 1, 1, 1], [0, 1, 3, 2]),
+        ("d2", [1, 1, 1, 1], [0, 1, 2, 3]),
+        ("d4", [1, 1, 1, 1, 2], [0, 1, 2, 3, 4]),
+    ],
+)
+def test_irreps(name, dimensions, conjugate):
+    group = get_group(name)
+    assert [irrep.shape for irrep in group.irreps] == [(group.order, d, d) for d in dimensions]
+    assert list(group.conjugate) == conjugate
+    complex_ones = [np.iscomplexobj(irrep) for irrep in group.irreps]
+    assert complex_ones == [i != partner for i, partner in enumerate(conjugate)]
+
+
+@pytest.mark.parametrize("name", ["c4", "d4"])
+def test_irreps_decompose_a_function_on_the_group(name):
+    """Convolution on the group becomes a product: what the solve by blocks rests on."""
+    group = get_group(name)
+    rng = np.random.default_rng(0)
+    kernel, function = rng.standard_normal((2, group.order))
+    difference = group.product[group.inverse]  # (g, h) → g⁻¹h
+    convolved = kernel[difference] @ function
+    for irrep in group.irreps:
+        left = np.einsum("g,gab->ab", convolved, irrep.conj())
+        right = np.einsum("h,hac->ac", function, irrep.conj()) @ np.einsum("u,ubc->bc", kernel, irrep).T
+        np.testing.assert_allclose(left, right, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("change", ["missing", "reducible", "not a homomorphism"])
+def test_the_axioms_notice_wrong_irreps(change):
+    d4 = get_group("d4")
+    wrong = {
+        "missing": d4.irreps[:-1],
+        "reducible": (*d4.irreps[:-1], np.eye(2) * d4.irreps[1]),
+        "not a homomorphism": (*d4.irreps[:-1], np.roll(d4.irreps[-1], 1, axis=0)),
+    }[change]
+    with pytest.raises(AssertionError):
+        dataclasses.replace(d4, irreps=wrong).check()
 
 
 @pytest.mark.parametrize("action", contract_cases())
@@ -100,10 +146,18 @@ def test_invariance_is_recognised():
 def test_quarter_turns_refuse_a_rectangle(name):
     with pytest.raises(StudyError, match="does not act on a 5×4 grid") as caught:
         grid_action(get_group(name), 5, 4)
-    assert "c2" in str(caught.value)
+    assert "act exactly on this one: trivial, c2, d2." in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["c4", "d4"])
+def test_axial_reflections_act_on_a_rectangle():
+    image = np.arange(6.0).reshape(1, 2, 3)
+    orbit = dict(zip(get_group("d2").elements, grid_action(get_group("d2"), 2, 3).orbit(image)[0], strict=True))
+    np.testing.assert_array_equal(orbit["r2"], image[0, ::-1, ::-1])
+    np.testing.assert_array_equal(orbit["m"], image[0, :, ::-1])
+    np.testing.assert_array_equal(orbit["r2m"], image[0, ::-1])
+
+
+@pytest.mark.parametrize("name", ["c4", "d2", "d4"])
 def test_planar_groups_refuse_a_line(name):
     with pytest.raises(StudyError, match="does not act on one-dimensional inputs") as caught:
         line_action(get_group(name))
@@ -111,5 +165,5 @@ def test_planar_groups_refuse_a_line(name):
 
 
 def test_unknown_group_names_the_known_ones():
-    with pytest.raises(StudyError, match="trivial, c2, c4, d4"):
+    with pytest.raises(StudyError, match="trivial, c2, c4, d2, d4"):
         get_group("so3")
