@@ -25,7 +25,7 @@ import numpy as np
 import xarray as xr
 
 from .errors import StoreError
-from .groups import Action, Group
+from .groups import Action, get_group
 from .study import FORMAT, Arm, Study
 from .tasks.base import Readout, TaskData
 
@@ -252,9 +252,7 @@ def task_to_dataset(data: TaskData) -> xr.Dataset:
 def task_from_dataset(dataset: xr.Dataset) -> TaskData:
     """The inverse of task_to_dataset."""
     ds = dataset.load()
-    linear = ds["group_linear"].values if "group_linear" in ds else None
-    elements = tuple(str(label) for label in ds["element"].values)
-    group = Group(ds.attrs["group"], elements, ds["group_product"].values, ds["group_planar"].values, linear)
+    group = get_group(ds.attrs["group"])
     return TaskData(
         input=ds["input"].values,
         target=ds["target"].values,
