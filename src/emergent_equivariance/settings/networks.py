@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from ..errors import StudyError
+from ..groups import GROUPS, get_group, grid_action
 from .base import Section
 
 
@@ -23,6 +25,14 @@ class NetworkSection(Section):
 
     #: Fields the infinite-width kernel does not depend on.
     WIDTHS: ClassVar[set[str]] = {"width"}
+
+    #: Fields that came later, left out of every hash at their defaults so that older results keep theirs.
+    ADDED: ClassVar[set[str]] = set()
+
+    def identity(self, exclude: set[str] | None = None) -> dict[str, Any]:
+        """What a hash of the network holds, without the fields in ``exclude``."""
+        default = {name for name in self.ADDED if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(mode="json", exclude=(exclude or set()) | default)
 
     def check_input(self, shape: tuple[int, ...], group: str) -> None:
         """Raise StudyError if inputs of ``shape`` do not fit the network."""
@@ -50,28 +60,27 @@ class MlpNetwork(NetworkSection):
         return int(self.forward_flops(shape, outputs) / 2) + biases
 
 
-class CnnNetwork(NetworkSection):
-    """Convolutional: conv_layers × [convolution, activation], a head, then the readout."""
+class ConvolutionalNetwork(NetworkSection):
+    """Fields common to networks on images (height, width, channel): convolutions with square filters, stride 1."""
 
-    name: Literal["cnn"]
-    width: int = Field(16, ge=1, description="Channels of each convolution.")
     conv_layers: int = Field(2, ge=1, description="Number of convolutions, stride 1.")
     kernel_size: int = Field(3, ge=1, description="Side of the square filters, in pixels.")
     padding: Literal["SAME", "VALID", "CIRCULAR"] = Field(
         "SAME", description="Boundary: zeros (SAME), none (VALID), periodic (CIRCULAR)."
     )
-    head: Literal["flatten", "global_average_pool"] = Field(
-        "global_average_pool", description="What stands between the convolutions and the readout."
+    dense_layers: int = Field(
+        0, ge=0, description="Hidden dense layers [dense, activation] of `width` units between head and readout."
     )
 
     def _extents(self, shape: tuple[int, ...]) -> list[tuple[int, int]]:
+        """(height, width) after each convolution."""
         shrink = self.kernel_size - 1 if self.padding == "VALID" else 0
         return [(shape[0] - k * shrink, shape[1] - k * shrink) for k in range(1, self.conv_layers + 1)]
 
-    def check_input(self, shape: tuple[int, ...], group: str) -> None:
+    def _check_images(self, shape: tuple[int, ...], name: str) -> None:
         if len(shape) != 3:
             raise StudyError(
-                f"network.name: cnn needs images (height, width, channels), the task gives inputs of shape {shape}.",
+                f"network.name: {name} needs images (height, width, channels), the task gives inputs of shape {shape}.",
                 remedy="Use network {name: mlp}, or a task on a grid.",
             )
         if min(self._extents(shape)[-1]) < 1 or self.kernel_size > min(shape[:2]):
@@ -80,28 +89,108 @@ class CnnNetwork(NetworkSection):
                 f"do not fit inputs of {shape[0]}×{shape[1]} pixels.",
                 remedy="Lower network.kernel_size or network.conv_layers, or use padding SAME.",
             )
+
+    def _check_support(self, group: str, consequence: str) -> None:
         if group != "trivial" and self.padding != "VALID" and self.kernel_size % 2 == 0:
             raise StudyError(
                 f"network.kernel_size: {self.kernel_size} is even: with padding {self.padding} the filter support "
-                f"is not mapped to itself by {group}, so that even the infinite ensemble is not equivariant.",
+                f"is not mapped to itself by {group}, so that {consequence}.",
                 remedy="Use an odd kernel_size, or padding VALID.",
             )
+
+    def _tail_flops(self, features: int, outputs: int) -> float:
+        """Of the dense layers and the readout behind a head that gives ``features`` numbers."""
+        units = [features, *[self.width] * self.dense_layers, outputs]
+        return sum(2.0 * a * b for a, b in pairwise(units))
+
+    def _biases(self, outputs: int) -> int:
+        hidden = self.conv_layers + self.dense_layers
+        return hidden * self.width * (self.b_std > 0) + outputs * (self.readout_b_std > 0)
+
+
+class CnnNetwork(ConvolutionalNetwork):
+    """Convolutional: conv_layers × [convolution, activation], a head, dense_layers × [dense, activation], readout."""
+
+    name: Literal["cnn"]
+    width: int = Field(16, ge=1, description="Channels of each convolution, units of each dense layer.")
+    head: Literal["flatten", "global_average_pool"] = Field(
+        "global_average_pool", description="What stands between the convolutions and the dense layers."
+    )
+
+    ADDED: ClassVar[set[str]] = {"dense_layers"}
+
+    def check_input(self, shape: tuple[int, ...], group: str) -> None:
+        self._check_images(shape, self.name)
+        self._check_support(group, "even the infinite ensemble is not equivariant")
 
     def forward_flops(self, shape: tuple[int, ...], outputs: int) -> float:
         channels, total = shape[2], 0.0
         for height, width in self._extents(shape):
             total += 2.0 * height * width * self.kernel_size**2 * channels * self.width
             channels = self.width
-        return total + 2.0 * self._features(shape) * outputs
+        return total + self._tail_flops(self._features(shape), outputs)
 
     def parameters(self, shape: tuple[int, ...], outputs: int) -> int:
         taps = self.kernel_size**2 * self.width * (shape[2] + (self.conv_layers - 1) * self.width)
-        biases = self.conv_layers * self.width * (self.b_std > 0) + outputs * (self.readout_b_std > 0)
-        return taps + biases + self._features(shape) * outputs
+        return taps + int(self._tail_flops(self._features(shape), outputs) / 2) + self._biases(outputs)
 
     def _features(self, shape: tuple[int, ...]) -> int:
-        """Inputs of the readout."""
+        """Numbers that the head gives."""
         return self.width * (prod(self._extents(shape)[-1]) if self.head == "flatten" else 1)
 
 
-Network = Annotated[MlpNetwork | CnnNetwork, Field(discriminator="name")]
+class GcnnNetwork(ConvolutionalNetwork):
+    """Group-convolutional, every member invariant: lifting, (conv_layers − 1) × group convolution (each followed by
+    the activation), average over pixels and group, dense_layers × [dense, activation], readout."""
+
+    name: Literal["gcnn"]
+    width: int = Field(16, ge=1, description="Channels per group element of each convolution, units of dense layers.")
+    conv_layers: int = Field(2, ge=1, description="Number of convolutions, stride 1: one lifting, then group ones.")
+    group: Literal["c2", "c4", "d2", "d4"] | None = Field(
+        None, description="Group of rotations and reflections of the pixel grid; null: the group of the study."
+    )
+
+    def check_input(self, shape: tuple[int, ...], group: str) -> None:
+        self._check_images(shape, self.name)
+        name = self.group or group
+        exact = self._exact_groups(shape)
+        if name not in exact:
+            raise StudyError(
+                f"network.group: the kernels of a gcnn are exact for groups that map the grid of {shape[0]}×{shape[1]} "
+                f"pixels to itself; {name} is not one of them.",
+                remedy=f"Use one of {', '.join(exact)}" + ("." if shape[0] == shape[1] else ", or a square grid."),
+            )
+        self._check_support(name, "the members are not invariant")
+
+    def forward_flops(self, shape: tuple[int, ...], outputs: int) -> float:
+        order = self._order
+        channels, total = shape[2], 0.0
+        for height, width in self._extents(shape):
+            total += 2.0 * height * width * self.kernel_size**2 * channels * order * self.width
+            channels = order * self.width
+        return total + self._tail_flops(self.width, outputs)
+
+    def parameters(self, shape: tuple[int, ...], outputs: int) -> int:
+        taps = self.kernel_size**2 * self.width * (shape[2] + (self.conv_layers - 1) * self._order * self.width)
+        return taps + int(self._tail_flops(self.width, outputs) / 2) + self._biases(outputs)
+
+    @property
+    def _order(self) -> int:
+        if self.group is None:
+            raise ValueError("the group of a gcnn must be filled in before its size is known")
+        return get_group(self.group).order
+
+    @staticmethod
+    def _exact_groups(shape: tuple[int, ...]) -> list[str]:
+        """Names of the groups that map the grid to itself."""
+        exact = []
+        for name, group in GROUPS.items():
+            try:
+                grid_action(group, *shape[:2])
+            except StudyError:
+                continue
+            exact.append(name)
+        return [name for name in exact if name != "trivial"]
+
+
+Network = Annotated[MlpNetwork | CnnNetwork | GcnnNetwork, Field(discriminator="name")]
