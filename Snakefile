@@ -28,6 +28,7 @@ rule all:
 
 include: "workflow/rules/data.smk"
 include: "workflow/rules/theory.smk"
+include: "workflow/rules/kernels.smk"
 include: "workflow/rules/members.smk"
 include: "workflow/rules/ensemble.smk"
 include: "workflow/rules/report.smk"

@@ -138,6 +138,22 @@ def theory(study_file: StudyArgument, key: KeyOption, results: ResultsOption = P
 
 
 @app.command()
+def measure(study_file: StudyArgument, arm: ArmOption, results: ResultsOption = Path("results")) -> None:
+    """Measure one arm of a study of kernels."""
+    from . import store
+    from .measures import get_measure
+
+    _use_float64()
+    study = load_study(study_file, results)
+    chosen = study.arm(arm)
+    found = get_measure(study.kind).measure(
+        chosen.settings, _read_data(study, chosen), kernels=None, progress=progress("kernel pairs")
+    )
+    attributes = store.provenance(study, chosen) | {"config_hash": chosen.config_hash}
+    store.write(found, study.measure_path(chosen), attributes)
+
+
+@app.command()
 def train(
     study_file: StudyArgument,
     arm: ArmOption,
@@ -200,12 +216,18 @@ def aggregate(study_file: StudyArgument, arm: ArmOption, results: ResultsOption 
 
 @app.command()
 def metrics(study_file: StudyArgument, results: ResultsOption = Path("results")) -> None:
-    """Join the ensembles of all arms into metrics.nc and the tables."""
+    """Join the stores of all arms into metrics.nc and the tables."""
     from . import store
-    from .summary import join
 
     study = load_study(study_file, results)
-    joined = join(study, [_read_ensemble(study, arm) for arm in study.arms])
+    if study.kind == "ensemble":
+        from .summary import join
+
+    else:
+        from .measures import get_measure
+
+        join = get_measure(study.kind).join
+    joined = join(study, [_read_result(study, arm) for arm in study.arms])
     store.write_netcdf(joined, study.root / "metrics.nc", store.provenance(study))
     for name, table in _tables(study, joined).items():
         store.write_text(table.to_csv(index=False), study.root / "tables" / f"{name}.csv")
@@ -216,16 +238,23 @@ def figures(study_file: StudyArgument, results: ResultsOption = Path("results"))
     """Draw the pictures and write the key numbers in words."""
     from . import store, tracking
     from .figures import ArmStores, draw_all, store_arms
-    from .report import summary_html
 
     study = load_study(study_file, results)
     joined = store.read_netcdf(study.root / "metrics.nc")
     stores: dict[str, ArmStores] = {}
     for arm in store_arms(study):
         solution = store.read(study.theory_path(arm)) if arm.settings.has_mean else None
-        stores[arm.path] = ArmStores(store.read(study.data_path(arm)), solution, _read_ensemble(study, arm))
+        stores[arm.path] = ArmStores(store.read(study.data_path(arm)), solution, _read_result(study, arm))
     drawn = draw_all(study, joined, stores, study.root / "figures")
-    store.write_text(summary_html(study, joined, stores), study.root / "summary.html")
+    if study.kind == "ensemble":
+        from .report import summary_html
+
+        text = summary_html(study, joined, stores)
+    else:
+        from .measures import get_measure
+
+        text = get_measure(study.kind).summary_html(study, joined)
+    store.write_text(text, study.root / "summary.html")
     tracking.log_summary(study, joined, _tables(study, joined), [p for p in drawn if p.suffix == ".png"])
 
 
@@ -270,13 +299,17 @@ def _read_data(study: Study, arm: Arm) -> TaskData:
     return store.task_from_dataset(store.read(path))
 
 
-def _read_ensemble(study: Study, arm: Arm) -> xr.Dataset:
+def _read_result(study: Study, arm: Arm) -> xr.Dataset:
     from . import store
 
-    return store.read(study.ensemble_path(arm), config_hash=arm.ensemble_hash)
+    return store.read(study.result_path(arm), config_hash=arm.result_hash)
 
 
 def _tables(study: Study, joined: xr.Dataset) -> dict[str, pd.DataFrame]:
+    if study.kind != "ensemble":
+        from .measures import get_measure
+
+        return get_measure(study.kind).tables(study, joined)
     from .report import key_numbers
     from .summary import tables
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from .settings import json_schema
+from .settings import STUDY_FILES, json_schema
 
 HEAD = """\
 # Study file reference
@@ -19,24 +19,27 @@ BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 
 
 def reference_markdown() -> str:
-    """One table per section of the study file: key, type, default, meaning."""
-    schema = json_schema()
-    definitions, parts = schema["$defs"], [HEAD]
-    first = {key: schema["properties"][key] for key in ("study", "kind")}
-    top = {"properties": first | schema["properties"], "required": schema["required"]}
-    parts.append(_table("Top level", "", top, {}))
-    for key, field in schema["properties"].items():
-        for reference in _references(field):
-            section = definitions[reference]
-            kind = section["properties"].get("name", {}).get("const")
-            parts.append(_table(f"{key}: {{name: {kind}}}" if kind else key, f"{key}.", section, definitions))
+    """Per kind of study the keys at the top; then one table per section: key, type, default, meaning."""
+    definitions, parts = json_schema()["$defs"], [HEAD]
+    sections: dict[tuple[str, str], dict[str, Any]] = {}
+    for kind, (model, _) in STUDY_FILES.items():
+        study = definitions[model.__name__]
+        first = {key: study["properties"][key] for key in ("study", "kind")}
+        top = {"properties": first | study["properties"], "required": study["required"]}
+        parts.append(_table(f"Kind `{kind}`: top level", "", top, {}, study["description"]))
+        for key, field in study["properties"].items():
+            sections |= {(key, name): definitions[name] for name in _references(field)}
+    for (key, _), section in sections.items():
+        name = section["properties"].get("name", {}).get("const")
+        title = f"`{key}: {{name: {name}}}`" if name else f"`{key}`"
+        parts.append(_table(title, f"{key}.", section, definitions, section.get("description", "")))
     return "\n".join(parts)
 
 
-def _table(title: str, prefix: str, section: dict[str, Any], definitions: dict[str, Any]) -> str:
-    lines = [f"## `{title}`" if prefix else f"## {title}", ""]
-    if prefix and "description" in section:
-        lines += [" ".join(section["description"].replace("``", "`").split()), ""]
+def _table(title: str, prefix: str, section: dict[str, Any], definitions: dict[str, Any], description: str) -> str:
+    lines = [f"## {title}", ""]
+    if description:
+        lines += [" ".join(description.replace("``", "`").split()), ""]
     lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
     for row in _rows(prefix, section, definitions):
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")

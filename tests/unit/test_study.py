@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from emergent_equivariance.errors import StudyError
 from emergent_equivariance.reference import reference_markdown
-from emergent_equivariance.settings import StudyFile, json_schema
+from emergent_equivariance.settings import STUDY_FILES, json_schema
 from emergent_equivariance.study import load_study, parse_study, plan_shards, read_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +106,40 @@ def test_what_affects_members_changes_their_hash(change):
     assert not {arm.config_hash for arm in before} & {arm.config_hash for arm in after}
 
 
+KERNELS = {
+    "study": "kernels",
+    "kind": "kernel_regression",
+    "task": {"name": "digits", "train": 100, "test": 50},
+    "network": {"name": "mlp"},
+    "regression": {"sizes": [10, 100]},
+}
+
+
+def test_a_sweep_may_name_its_values():
+    networks = {"one layer": {"name": "mlp"}, "CNN": {"name": "cnn", "conv_layers": 3}}
+    arms = parse_study({**KERNELS, "sweep": {"network": networks}}, FILE).arms
+    assert [arm.path for arm in arms] == ["network~one-layer", "network~CNN"]
+    assert arms[1].settings.network.conv_layers == 3
+    assert arms[1].coords == {"network": "CNN"}
+
+
+def test_kinds_have_sections_of_their_own():
+    (arm,) = parse_study(KERNELS, FILE).arms
+    assert arm.settings.regression.times == ["inf"]
+    with pytest.raises(StudyError, match="unknown key training"):
+        parse_study({**KERNELS, "training": {}}, FILE)
+    with pytest.raises(StudyError, match=r"regression\.sizes: 101 samples, but task\.train is 100"):
+        parse_study({**KERNELS, "regression": {"sizes": [101]}}, FILE)
+
+
+def test_kernels_are_shared_by_arms_that_differ_in_augmentation_and_width():
+    assert len({arm.kernel_key for arm in parse_study(BASE, FILE).arms}) == 1
+    network = {"network.b_std": [0.1, 0.2], "network.width": [1, 2]}
+    assert len({arm.kernel_key for arm in parse_study({**KERNELS, "sweep": network}, FILE).arms}) == 2
+
+
 BAD = {
+    "unknown kind": (changed(kind="kernels"), ["kind", "'kernels'", "kernel_regression"]),
     "unknown key": (changed(task={**BASE["task"], "latice": 5}), ["task.latice", "5", "lattice"]),
     "unknown section": (changed(nettwork={}), ["nettwork", "network"]),
     "wrong type": (changed(ensemble={"members": "many"}), ["ensemble.members", "many", "integer"]),
@@ -233,9 +266,10 @@ def test_the_reference_page_has_every_key():
     page = reference_markdown()
     for definition in json_schema()["$defs"].values():
         for key, field in definition["properties"].items():
-            assert "const" in field or f".{key}` |" in page, key
-    for key in StudyFile.model_fields:
-        assert f"| `{key}` |" in page, key
+            assert "const" in field or f".{key}` |" in page or f"| `{key}` |" in page, key
+    for model, _ in STUDY_FILES.values():
+        for key in model.model_fields:
+            assert f"| `{key}` |" in page, key
 
 
 def test_every_field_has_a_description():
@@ -243,9 +277,10 @@ def test_every_field_has_a_description():
         for name, definition in schema["$defs"].items():
             for key, field in definition.get("properties", {}).items():
                 yield f"{name}.{key}", field
-        yield from schema["properties"].items()
 
-    sections = set(StudyFile.model_fields) - {"study", "kind", "sweep", "group"}
+    described = {"study", "kind", "sweep", "group"}
+    sections = {f"{model.__name__}.{key}" for model, _ in STUDY_FILES.values() for key in model.model_fields}
+    sections = {key for key in sections if key.split(".")[1] not in described}
     missing = [
         key
         for key, field in fields(json_schema())

@@ -49,6 +49,7 @@ if workflow.is_main_process:
 
 ROOT = str(STUDY.root)
 ARMS = {arm.path: arm for arm in STUDY.arms}
+TRAINED = STUDY.arms if STUDY.kind == "ensemble" else []
 STUDY_FILE = shlex.quote(str(STUDY.file))
 EMEQ = f"NPROC={{threads}} OMP_NUM_THREADS={{threads}} {shlex.quote(sys.executable)} -m emergent_equivariance"
 
@@ -69,8 +70,8 @@ def study_products():
     """What a complete study consists of. Intermediate files are named too: a lost one would
     not be missed otherwise."""
     return [
-        *(path for arm in STUDY.arms for path in shards_of(arm)),
-        *(str(STUDY.ensemble_path(arm)) for arm in STUDY.arms),
+        *(path for arm in TRAINED for path in shards_of(arm)),
+        *(str(STUDY.result_path(arm)) for arm in STUDY.arms),
         f"{ROOT}/metrics.nc",
         f"{ROOT}/tables",
         f"{ROOT}/summary.html",

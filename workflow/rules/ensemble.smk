@@ -17,13 +17,13 @@ rule aggregate_arm:
 
 rule join_metrics:
     input:
-        [str(STUDY.ensemble_path(arm)) for arm in STUDY.arms],
+        [str(STUDY.result_path(arm)) for arm in STUDY.arms],
     output:
         metrics=f"{ROOT}/metrics.nc",
         tables=directory(f"{ROOT}/tables"),
     log:
         f"{ROOT}/logs/metrics.log",
     params:
-        arms=[[arm.path, arm.ensemble_hash] for arm in STUDY.arms],
+        arms=[[arm.path, arm.result_hash] for arm in STUDY.arms],
     shell:
         EMEQ + " metrics {STUDY_FILE} > {log} 2>&1"

@@ -15,4 +15,4 @@ rule train_shard:
 
 rule all_members:
     input:
-        [path for arm in STUDY.arms for path in shards_of(arm)],
+        [path for arm in TRAINED for path in shards_of(arm)],

@@ -6,7 +6,10 @@ rule resolve_learning_rate:
     log:
         f"{ROOT}/logs/theory/{{key}}.learning-rate.log",
     priority: 20
-    threads: 2
+    threads:
+        lambda wildcards: arm_with(
+            "learning_rate_key", wildcards.key
+        ).settings.execution.kernel_threads
     shell:
         EMEQ + " learning-rate {STUDY_FILE} --key {wildcards.key} > {log} 2>&1"
 
@@ -21,11 +24,14 @@ rule compute_theory:
     benchmark:
         f"{ROOT}/benchmarks/theory/{{key}}.tsv"
     priority: 10
-    threads: 2
+    threads:
+        lambda wildcards: arm_with(
+            "theory_key", wildcards.key
+        ).settings.execution.kernel_threads
     shell:
         EMEQ + " theory {STUDY_FILE} --key {wildcards.key} 2>&1 | tee {log} >&2"
 
 
 rule all_theory:
     input:
-        sorted({path for arm in STUDY.arms for path in theory_of(arm)}),
+        sorted({path for arm in TRAINED for path in theory_of(arm)}),

@@ -48,7 +48,8 @@ class Picture:
       needs: which of the two.
       title: a few words for the table of contents.
       caption: file under workflow/report/.
-      applies: whether a study has this picture; a function of the study alone.
+      applies: whether a study of the kind has this picture; a function of the study alone.
+      kind: kind of study.
     """
 
     draw: Callable[..., Figure]
@@ -56,6 +57,7 @@ class Picture:
     title: str
     caption: str
     applies: Callable[[Study], bool]
+    kind: str = "ensemble"
 
 
 FIGURES: dict[str, Picture] = {
@@ -101,11 +103,16 @@ FIGURES: dict[str, Picture] = {
 
 def figure_names(study: Study) -> list[str]:
     """Names of the pictures a study has: a function of the study file alone."""
-    return [name for name, picture in FIGURES.items() if picture.applies(study)]
+    return [name for name, picture in FIGURES.items() if picture.kind == study.kind and picture.applies(study)]
 
 
 def store_arms(study: Study) -> list[Arm]:
-    """The arms whose stores pictures and words need: control and main arm, and one for each other data or theory."""
+    """The arms whose stores pictures and words need: control and main arm, and one for each other data or theory.
+
+    None in studies of kernels, whose pictures are drawn from the metrics alone.
+    """
+    if study.kind != "ensemble":
+        return []
     chosen = choose(study_choices(study))
     arms = [study.arm(choice.key) for choice in chosen.pair]
     known = {(arm.data_key, arm.theory_key) for arm in arms}

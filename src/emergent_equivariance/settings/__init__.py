@@ -1,7 +1,7 @@
-"""The typed sections of a study file: every key with its type, default, unit and meaning.
+"""The typed study file: every key with its type, default, unit and meaning.
 
-One pydantic model per section; unknown keys are errors. The JSON schema that editors use is generated from
-these models (workflow/schemas/study.schema.json).
+One pydantic model per section, and one per kind of study that puts sections together; unknown keys are errors. The
+JSON schema that editors use is generated from these models (workflow/schemas/study.schema.json).
 """
 
 from __future__ import annotations
@@ -9,17 +9,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from ..groups import GROUPS, get_group
 from .base import SAFE_NAME, Section
+from .convergence import Convergence
 from .networks import CnnNetwork, MlpNetwork, Network, NetworkSection
+from .regression import Regression
+from .sections import (
+    Augmentation,
+    CriticalFraction,
+    Ensemble,
+    Evaluate,
+    Execution,
+    Theory,
+    Tracking,
+    Training,
+    normalise_augmentation,
+)
 from .tasks import CosineTask, CustomTask, DigitsTask, FashionMnistTask, IsingTask, Task, TaskSection
 
 __all__ = [
+    "STUDY_FILES",
     "STUDY_KEYS",
+    "AnySettings",
     "Augmentation",
     "CnnNetwork",
+    "Common",
+    "Convergence",
+    "ConvergenceSettings",
     "CosineTask",
     "CriticalFraction",
     "CustomTask",
@@ -32,6 +50,8 @@ __all__ = [
     "MlpNetwork",
     "Network",
     "NetworkSection",
+    "Regression",
+    "RegressionSettings",
     "Section",
     "Settings",
     "StudyFile",
@@ -44,227 +64,43 @@ __all__ = [
     "normalise_augmentation",
 ]
 
-# --------------------------------------------------------------------------------------- augmentation
+# ------------------------------------------------------------------------- what the arms of a kind depend on
 
 
-class Augmentation(Section):
-    """How training inputs are transformed. Short forms: ``none``, ``full``, ``random``, ``{subset: k}``."""
-
-    kind: Literal["none", "full", "subset", "random"] = Field(
-        "none",
-        description="none; full (all orbits); subset (a fixed random subset of the group per sample, "
-        "identity included, the same for all members); random (a fresh element per sample and step).",
-    )
-    subset: int | None = Field(None, ge=1, description="For kind subset: number of elements per sample.")
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the subsets and of the random elements.")
-
-    @model_validator(mode="after")
-    def _check(self) -> Augmentation:
-        if (self.kind == "subset") != (self.subset is not None):
-            raise ValueError("subset: give the number of elements with kind subset, and with no other kind")
-        return self
-
-    @property
-    def label(self) -> str:
-        """The augmentation as one word: none, full, random or subset-K."""
-        return f"subset-{self.subset}" if self.kind == "subset" else self.kind
-
-    def rows(self, order: int) -> int:
-        """Training rows per sample for a group of ``order`` elements."""
-        return {"none": 1, "random": 1, "full": order, "subset": self.subset or 0}[self.kind]
-
-
-def normalise_augmentation(value: Any) -> Any:
-    if value is None:
-        return {"kind": "none"}
-    if isinstance(value, str):
-        return {"kind": value}
-    if isinstance(value, Mapping) and "subset" in value and "kind" not in value:
-        return {"kind": "subset", **value}
-    return value
-
-
-# ------------------------------------------------------------------------------------------- training
-
-
-class CriticalFraction(Section):
-    """A learning rate relative to the largest stable one."""
-
-    critical_fraction: float = Field(
-        gt=0,
-        description="η as a fraction of 2 N n_out/λ_max, with λ_max the largest eigenvalue of the analytic NTK on "
-        "the N augmented training inputs: the same η for every width. Below 1 gradient descent is stable.",
-    )
-
-
-class Training(Section):
-    """Loss, optimiser and what is recorded. Time is counted in gradient steps (gd) or epochs (sgd, adam)."""
-
-    loss: Literal["mse", "cross_entropy"] = Field(
-        "mse",
-        description="mse: ½·mean over samples and outputs of the squared error; cross_entropy: mean over samples.",
-    )
-    optimizer: Literal["gd", "sgd", "adam"] = Field(
-        "gd",
-        description="gd: full-batch gradient descent (the setting of the theory); sgd, adam: minibatches.",
-    )
-    learning_rate: float | CriticalFraction = Field(
-        CriticalFraction(critical_fraction=0.5),
-        description="Step size η, or {critical_fraction: c}.",
-        union_mode="left_to_right",
-    )
-    momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of sgd.")
-    steps: int | None = Field(None, ge=0, description="For gd, required: number of gradient steps.")
-    epochs: int | None = Field(
-        None, ge=0, description="For sgd and adam, required: passes over the augmented training set."
-    )
-    batch_size: int | None = Field(None, ge=1, description="For sgd and adam: rows per minibatch (default 128).")
-    record: list[int] | Literal["auto"] = Field(
-        "auto",
-        description="Steps (gd) or epochs (sgd, adam) at which predictions are recorded; 0 is always recorded. "
-        "auto: 0, 1, 3, 10, … and the last step; every epoch.",
-    )
-    store_weights: list[int] = Field(
-        default_factory=list, description="Recorded steps or epochs at which the weights are stored too."
-    )
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the data order (minibatches), separate for each member.")
-
-    @model_validator(mode="after")
-    def _check(self) -> Training:
-        if isinstance(self.learning_rate, float) and not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: {self.learning_rate} is not positive")
-        if self.optimizer == "gd":
-            if self.steps is None or self.epochs is not None or self.batch_size is not None:
-                raise ValueError("optimizer gd counts steps: give steps, and neither epochs nor batch_size")
-        elif self.epochs is None or self.steps is not None:
-            raise ValueError(f"optimizer {self.optimizer} counts epochs: give epochs, not steps")
-        if self.momentum and self.optimizer != "sgd":
-            raise ValueError(f"momentum: only optimizer sgd has momentum, not {self.optimizer}")
-        if isinstance(self.learning_rate, CriticalFraction) and not self.has_mean:
-            raise ValueError(
-                "learning_rate: a critical_fraction is defined for loss mse with optimizer gd only; give a number"
-            )
-        if self.record != "auto":
-            if any(step < 0 for step in self.record):
-                raise ValueError(f"record: {min(self.record)} is negative")
-            if self.record and max(self.record) > self.last:
-                raise ValueError(
-                    f"record: {max(self.record)} is beyond the last {self.unit}, {self.last}; "
-                    f"record at most that, or raise {self.unit}s"
-                )
-        missing = sorted(set(self.store_weights) - set(self.recorded))
-        if missing:
-            raise ValueError(f"store_weights: {missing} are not among the recorded {self.unit}s {self.recorded}")
-        return self
-
-    @property
-    def has_mean(self) -> bool:
-        """Whether the NTK gives the mean in closed form: gradient descent on the squared error."""
-        return self.loss == "mse" and self.optimizer == "gd"
-
-    @property
-    def unit(self) -> str:
-        """What the recorded times count: "step" or "epoch"."""
-        return "step" if self.optimizer == "gd" else "epoch"
-
-    @property
-    def last(self) -> int:
-        """Number of steps or epochs."""
-        return (self.steps if self.optimizer == "gd" else self.epochs) or 0
-
-    @property
-    def recorded(self) -> list[int]:
-        """Recorded steps or epochs, ascending, 0 first."""
-        if self.record != "auto":
-            return sorted({0, *self.record})
-        if self.unit == "epoch":
-            return list(range(self.last + 1))
-        decades = [m * 10**k for k in range(7) for m in (1, 3)]
-        return sorted({0, self.last, *(step for step in decades if step < self.last)})
-
-    @property
-    def batch(self) -> int | None:
-        """Rows per minibatch; None for full batches."""
-        return None if self.optimizer == "gd" else self.batch_size or 128
-
-
-# --------------------------------------------------------------------------------- the other sections
-
-
-class Ensemble(Section):
-    """The members of each arm."""
-
-    members: int = Field(64, ge=1, le=10**6, description="Number of members M.")
-    seed: int = Field(
-        0, ge=0, lt=2**63, description="Seed of the initial weights; arms that differ in augmentation share them."
-    )
-
-
-class Theory(Section):
-    """The analytic side."""
-
-    mean: bool = Field(True, description="Compute the analytic mean μ_t where it exists (loss mse, optimizer gd).")
-    covariance: bool = Field(
-        True,
-        description="Compute Σ_t on orbits too: it predicts the finite-ensemble error. Not for augmentation random.",
-    )
-
-
-class Evaluate(Section):
-    """What is recorded and how ensembles are formed from it."""
-
-    samples: int = Field(64, ge=1, description="Samples per split whose whole orbits are recorded (the first ones).")
-    member_counts: list[Annotated[int, Field(ge=1)]] | Literal["powers_of_two"] = Field(
-        "powers_of_two", description="Ensemble sizes to evaluate; the full one is always added."
-    )
-    ensemble_mean: Literal["logits", "softmax"] = Field(
-        "logits", description="What the ensemble averages: the outputs, or their softmax."
-    )
-    stored_subsets: int = Field(
-        4,
-        ge=1,
-        description="Disjoint member subsets per ensemble size whose mean predictions are kept "
-        "(all enter the metrics).",
-    )
-
-
-class Tracking(Section):
-    """Weights & Biases."""
-
-    wandb: Literal["offline", "online", "disabled"] = Field("offline", description="Mode of Weights & Biases.")
-    project: str = Field("emergent-equivariance", pattern=SAFE_NAME, description="Project the runs go to.")
-    entity: str | None = Field(None, description="User or team; default: that of the logged-in user.")
-
-
-class Execution(Section):
-    """How the work is cut up; no number depends on it beyond floating-point round-off."""
-
-    shard_size: int = Field(64, ge=1, description="Members trained by one job.")
-    engine: Literal["auto", "jax"] = Field("auto", description="Training engine.")
-    members_at_once: int | Literal["auto"] = Field(
-        "auto",
-        description="Members advanced together by one compiled step; auto: 1 on a CPU, the shard on a GPU.",
-    )
-    threads: int = Field(1, ge=1, description="CPU threads of one training job.")
-    precision: Literal["float32", "float64"] = Field("float32", description="Precision of training.")
-
-
-class Settings(Section):
-    """Everything one arm depends on."""
+class Common(Section):
+    """What arms of every kind depend on."""
 
     task: Task
     group: Literal[tuple(GROUPS)] = Field(  # type: ignore[valid-type]
         "c4",
-        description="Symmetry group: trivial; on grids the rotations by 180° (c2) or 90° (c4, square grids), or these "
-        "and reflections (d4, square grids); on the line x ↦ −x (c2).",
+        description="Symmetry group: trivial; on grids the rotations by 180° (c2) or 90° (c4, square grids), the two "
+        "axial reflections and their product (d2), all of these (d4, square grids); on the line x ↦ −x (c2).",
     )
     network: Network
+    execution: Execution = Execution()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _group_of_the_network(cls, data: Any) -> Any:
+        """A gcnn without a group of its own takes that of the study."""
+        network = data.get("network") if isinstance(data, Mapping) else None
+        if isinstance(network, Mapping) and network.get("name") == "gcnn" and network.get("group") is None:
+            return {**data, "network": {**network, "group": data.get("group", "c4")}}
+        return data
+
+    def splits(self) -> list[str]:
+        """Names of the splits, in the order of the data."""
+        return ["train", "test", *(f"ood-{name}" for name in self.task.ood)]
+
+
+class Settings(Common):
+    """Everything one arm of a study of kind ensemble depends on."""
+
     augmentation: Annotated[Augmentation, BeforeValidator(normalise_augmentation)] = Augmentation()
     training: Training
     ensemble: Ensemble = Ensemble()
     theory: Theory = Theory()
     evaluate: Evaluate = Evaluate()
-    execution: Execution = Execution()
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
@@ -282,10 +118,6 @@ class Settings(Section):
             raise ValueError(f"execution.members_at_once: {self.execution.members_at_once} is below 1")
         return self
 
-    def splits(self) -> list[str]:
-        """Names of the splits, in the order of the data."""
-        return ["train", "test", *(f"ood-{name}" for name in self.task.ood)]
-
     @property
     def resolves_learning_rate(self) -> bool:
         """Whether the learning rate is known only once the theory has the largest eigenvalue."""
@@ -302,44 +134,124 @@ class Settings(Section):
         return self.has_mean and self.theory.covariance and self.augmentation.kind != "random"
 
 
-class StudyFile(Settings):
-    """A study file of emergent-equivariance."""
+class ConvergenceSettings(Common):
+    """Everything one arm of a study of kind kernel_convergence depends on."""
 
+    convergence: Convergence = Convergence()
+
+    @model_validator(mode="after")
+    def _check(self) -> ConvergenceSettings:
+        if self.convergence.inputs > self.task.test:
+            raise ValueError(
+                f"convergence.inputs: {self.convergence.inputs} inputs, but the split test has {self.task.test}; "
+                "lower it, or raise task.test"
+            )
+        return self
+
+
+class RegressionSettings(Common):
+    """Everything one arm of a study of kind kernel_regression depends on."""
+
+    regression: Regression
+
+    @model_validator(mode="after")
+    def _check(self) -> RegressionSettings:
+        if max(self.regression.sizes) > self.task.train:
+            raise ValueError(
+                f"regression.sizes: {max(self.regression.sizes)} samples, but task.train is {self.task.train}; "
+                "lower it, or raise task.train"
+            )
+        if self.regression.form == "descent" and any(t != "inf" and t != int(t) for t in self.regression.times):
+            raise ValueError("regression.times: gradient descent counts whole steps; use form flow, or whole numbers")
+        return self
+
+
+AnySettings = Settings | ConvergenceSettings | RegressionSettings
+
+# ------------------------------------------------------------------------------------------- the study files
+
+
+class _Study(Section):
     study: str = Field(pattern=SAFE_NAME, max_length=80, description="Name of the study: its folder under results/.")
-    kind: Literal["ensemble"] = Field("ensemble", description="What the study does.")
-    sweep: dict[str, list[Any]] = Field(
+    sweep: dict[str, list[Any] | dict[str, Any]] = Field(
         default_factory=dict,
-        description="Dotted keys with lists of values; their product gives the arms, e.g. network.width: [64, 128].",
+        description="Dotted keys with lists of values; their product gives the arms, e.g. network.width: [64, 128]. A "
+        "mapping gives the values names: network: {CNN: {name: cnn, …}, GCNN: {name: gcnn, …}}.",
     )
     tracking: Tracking = Tracking()
 
+
+class EnsembleStudy(Settings, _Study):
+    """Trained ensembles against the analytic mean: emergent equivariance."""
+
+    kind: Literal["ensemble"] = Field("ensemble", description="What the study does.")
+
+
+class ConvergenceStudy(ConvergenceSettings, _Study):
+    """Empirical kernels of finite networks against the analytic ones."""
+
+    kind: Literal["kernel_convergence"] = Field(description="What the study does.")
+
+
+class RegressionStudy(RegressionSettings, _Study):
+    """Infinitely wide ensembles as regressors: learning curves of several kernels."""
+
+    kind: Literal["kernel_regression"] = Field(description="What the study does.")
+
+
+StudyFile = EnsembleStudy | ConvergenceStudy | RegressionStudy
+
+#: Kind → (model of the file, model of what its arms depend on).
+STUDY_FILES: dict[str, tuple[type[StudyFile], type[AnySettings]]] = {
+    "ensemble": (EnsembleStudy, Settings),
+    "kernel_convergence": (ConvergenceStudy, ConvergenceSettings),
+    "kernel_regression": (RegressionStudy, RegressionSettings),
+}
 
 STUDY_KEYS = ("study", "kind", "sweep", "tracking")
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON schema of study files, as kept in workflow/schemas/study.schema.json."""
-    schema = StudyFile.model_json_schema()
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    short = [
-        {"enum": ["none", "full", "random"], "description": "Short form of {kind: …}."},
-        {
-            "type": "object",
-            "properties": {
-                "subset": {"type": "integer", "minimum": 1},
-                "seed": {"type": "integer", "minimum": 0},
+    """JSON schema of study files, as kept in workflow/schemas/study.schema.json: one definition per kind."""
+    definitions = TypeAdapter(StudyFile).json_schema()["$defs"]
+    for definition in definitions.values():
+        _allow_short_forms(definition.get("properties", {}))
+    chosen: dict[str, Any] = {"$ref": f"#/$defs/{EnsembleStudy.__name__}"}
+    for kind, (model, _) in list(STUDY_FILES.items())[1:]:
+        chosen = {
+            "if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]},
+            "then": {"$ref": f"#/$defs/{model.__name__}"},
+            "else": chosen,
+        }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A study file of emergent-equivariance",
+        "type": "object",
+        "properties": {"kind": {"enum": list(STUDY_FILES)}},
+        **chosen,
+        "$defs": definitions,
+    }
+
+
+def _allow_short_forms(properties: dict[str, Any]) -> None:
+    if "augmentation" in properties:
+        augmentation = properties["augmentation"]
+        reference = {"$ref": augmentation.pop("$ref")} if "$ref" in augmentation else augmentation.pop("allOf")[0]
+        augmentation["anyOf"] = [
+            {"enum": ["none", "full", "random"], "description": "Short form of {kind: …}."},
+            {
+                "type": "object",
+                "properties": {
+                    "subset": {"type": "integer", "minimum": 1},
+                    "seed": {"type": "integer", "minimum": 0},
+                },
+                "required": ["subset"],
+                "additionalProperties": False,
             },
-            "required": ["subset"],
-            "additionalProperties": False,
-        },
-    ]
-    augmentation = schema["properties"]["augmentation"]
-    reference = {"$ref": augmentation.pop("$ref")} if "$ref" in augmentation else augmentation.pop("allOf")[0]
-    augmentation["anyOf"] = [*short, reference]
-    for definition in schema["$defs"].values():
-        ood = definition.get("properties", {}).get("ood")
-        if ood:
-            single = ood["items"]
-            ood["anyOf"] = [{"type": "array", "items": single}, single, {"const": "none"}]
-            ood.pop("type"), ood.pop("items")
-    return schema
+            reference,
+        ]
+    if "ood" in properties:
+        ood = properties["ood"]
+        single = ood["items"]
+        ood["anyOf"] = [{"type": "array", "items": single}, single, {"const": "none"}]
+        ood.pop("type"), ood.pop("items")

@@ -1,0 +1,25 @@
+"""Studies of kernels: nothing is trained, each arm is one measurement.
+
+One module per kind, all with the same functions:
+
+- measure(settings, data, *, kernels, progress) → Dataset: the store of one arm; kernels is the assembled store of tiles
+  where the study has one;
+- join(study, datasets) → Dataset: metrics.nc, from the stores of all arms in the order of the study;
+- tables(study, metrics) → {name: DataFrame}: tables/NAME.csv;
+- summary_html(study, metrics) → str: the key numbers in words.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+
+def get_measure(kind: str) -> ModuleType:
+    """The module of a kind of study; imported here, because it needs heavy libraries."""
+    if kind == "kernel_convergence":
+        from . import convergence
+
+        return convergence
+    from . import regression
+
+    return regression

@@ -1,0 +1,22 @@
+"""The study: a file becomes arms, arms become shards, both get paths.
+
+A study is a set of arms, one per cell of the sweep; an arm is one ensemble, or one kernel in a study of kernels.
+"""
+
+from .arms import FORMAT, Arm, KernelArm, fingerprint
+from .layout import Study
+from .reading import load_study, parse_study, read_yaml
+from .shards import header, plan_shards
+
+__all__ = [
+    "FORMAT",
+    "Arm",
+    "KernelArm",
+    "Study",
+    "fingerprint",
+    "header",
+    "load_study",
+    "parse_study",
+    "plan_shards",
+    "read_yaml",
+]

@@ -1,0 +1,188 @@
+"""One arm of a study, and what its numbers depend on.
+
+Everything downstream is keyed by hashes of exactly those fields that its numbers depend on, so that adding an arm,
+raising the number of members or renaming the study re-uses what is already on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from ..settings import ConvergenceSettings, RegressionSettings, Settings
+
+#: Part of every hash: raised when stored numbers change their meaning.
+FORMAT = 1
+
+#: How an analytic solution is computed unless the study says otherwise.
+DEFAULTS = ("descent", "auto")
+
+
+def fingerprint(content: Any) -> str:
+    """16 hexadecimal digits that identify a JSON-serialisable value."""
+    text = json.dumps([FORMAT, content], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One cell of the sweep: one ensemble.
+
+    Attributes:
+      labels: last part of each swept key (the full dotted key where two would clash) → value as label.
+      coords: the same keys → value as a coordinate (numbers stay numbers).
+      settings: everything the arm depends on.
+
+    The hashes of training and theory belong to arms of kind ensemble.
+    """
+
+    labels: dict[str, str]
+    coords: dict[str, Any]
+    settings: Settings = field(repr=False)
+
+    @property
+    def path(self) -> str:
+        """Folder of the arm in Paramspace style, e.g. ``width~256/augmentation~full``."""
+        return "/".join(f"{key}~{label}" for key, label in self.labels.items())
+
+    @cached_property
+    def data_fields(self) -> dict[str, Any]:
+        """What the data store depends on."""
+        task = self.settings.task
+        return {"task": task.model_dump(mode="json", exclude=task.LOCATION), "group": self.settings.group}
+
+    @cached_property
+    def kernel_fields(self) -> dict[str, Any]:
+        """What the kernels between an arm's samples depend on: neither width nor augmentation nor time."""
+        network = self.settings.network
+        return {
+            **self.data_fields,
+            "network": network.identity(exclude=network.WIDTHS),
+            "samples": self._kernel_samples(),
+        }
+
+    def _kernel_samples(self) -> int | None:
+        return self.settings.evaluate.samples
+
+    @cached_property
+    def learning_rate_fields(self) -> dict[str, Any]:
+        """What a learning rate given as a fraction of the critical one depends on: Θ(X, X), not the recorded steps."""
+        s = self.settings
+        return {
+            **self.data_fields,
+            "network": s.network.identity(exclude=s.network.WIDTHS),
+            "augmentation": self._augmentation(),
+            "learning_rate": s.training.model_dump(mode="json", include={"learning_rate"}),
+        }
+
+    @cached_property
+    def theory_fields(self) -> dict[str, Any]:
+        """What the analytic store depends on: not the width, not the members."""
+        s = self.settings
+        # Left out at their defaults, so that solutions of earlier versions keep their keys.
+        chosen = {k: v for k, v in {"form": s.theory.form, "route": s.theory.route}.items() if v not in DEFAULTS}
+        return {
+            **self.learning_rate_fields,
+            "record": s.training.recorded,
+            "samples": s.evaluate.samples,
+            "mean": s.has_mean,
+            "covariance": s.has_covariance,
+            **chosen,
+        }
+
+    @cached_property
+    def member_fields(self) -> dict[str, Any]:
+        """What the predictions of a member depend on: not the shard size, not the member count."""
+        s = self.settings
+        unused = {"record", "steps", "epochs"} | ({"seed"} if s.training.unit == "step" else set())
+        training = s.training.model_dump(mode="json", exclude=unused)
+        return {
+            **self.data_fields,
+            "network": s.network.identity(),
+            "augmentation": self._augmentation(),
+            "training": {**training, "record": s.training.recorded, "batch_size": s.training.batch},
+            "ensemble_seed": s.ensemble.seed,
+            "samples": s.evaluate.samples,
+            "precision": s.execution.precision,
+        }
+
+    def _augmentation(self) -> dict[str, Any]:
+        augmentation = self.settings.augmentation
+        seeded = augmentation.kind in ("subset", "random")
+        return augmentation.model_dump(mode="json", exclude=set() if seeded else {"seed"})
+
+    @cached_property
+    def ensemble_fields(self) -> dict[str, Any]:
+        """What the ensemble store depends on."""
+        s = self.settings
+        return {
+            "members": s.ensemble.members,
+            "config": self.config_hash,
+            "theory": self.theory_key if s.has_mean else None,
+            "evaluate": s.evaluate.model_dump(mode="json"),
+        }
+
+    @property
+    def data_key(self) -> str:
+        """Hash naming the data store."""
+        return fingerprint(self.data_fields)
+
+    @property
+    def kernel_key(self) -> str:
+        """Hash naming the store of kernels computed in tiles."""
+        return fingerprint(self.kernel_fields)
+
+    @property
+    def theory_key(self) -> str:
+        """Hash naming the theory store."""
+        return fingerprint(self.theory_fields)
+
+    @property
+    def learning_rate_key(self) -> str:
+        """Hash naming the learning rate file."""
+        return fingerprint(self.learning_rate_fields)
+
+    @property
+    def ensemble_hash(self) -> str:
+        """Hash the ensemble store carries."""
+        return fingerprint(self.ensemble_fields)
+
+    @property
+    def result_hash(self) -> str:
+        """Hash the store that enters metrics.nc carries."""
+        return self.ensemble_hash
+
+    @property
+    def config_hash(self) -> str:
+        """Hash every shard of this arm carries."""
+        return fingerprint(self.member_fields)
+
+
+@dataclass(frozen=True)
+class KernelArm(Arm):
+    """One cell of the sweep of a study of kernels: one network, nothing trained. Attributes as of Arm."""
+
+    settings: ConvergenceSettings | RegressionSettings = field(repr=False)  # type: ignore[assignment]
+
+    @cached_property
+    def member_fields(self) -> dict[str, Any]:
+        """What the arm's store depends on: everything but how the work is cut up."""
+        s = self.settings
+        section = s.convergence if isinstance(s, ConvergenceSettings) else s.regression
+        unused = s.network.WIDTHS if isinstance(s, RegressionSettings) else set()
+        return {
+            **self.data_fields,
+            "network": s.network.identity(exclude=unused),
+            "section": section.model_dump(mode="json"),
+        }
+
+    @property
+    def result_hash(self) -> str:
+        """Hash the store that enters metrics.nc carries."""
+        return self.config_hash
+
+    def _kernel_samples(self) -> int | None:
+        return None  # all of them

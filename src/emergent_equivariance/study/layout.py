@@ -1,0 +1,122 @@
+"""A validated study and where its files lie."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import StudyError
+from ..settings import CriticalFraction, Tracking
+from .arms import Arm
+from .shards import header, plan_shards
+
+
+@dataclass(frozen=True)
+class Study:
+    """A validated study and where its files lie.
+
+    Attributes:
+      file: path of the study file.
+      name: name of the study.
+      kind: kind of the study, a key of settings.STUDY_FILES.
+      tracking: Weights & Biases settings.
+      arms: all cells of the sweep, in the order of the file.
+      results: folder that holds results/STUDY.
+    """
+
+    file: Path
+    name: str
+    kind: str
+    tracking: Tracking
+    arms: list[Arm]
+    results: Path = Path("results")
+
+    @property
+    def root(self) -> Path:
+        """results/STUDY."""
+        return self.results / self.name
+
+    def arm(self, path: str) -> Arm:
+        """The arm with this folder name; raises StudyError listing the arms."""
+        for arm in self.arms:
+            if arm.path == path:
+                return arm
+        raise StudyError(
+            f"{self.file}: there is no arm {path!r}.",
+            remedy=f"The arms are: {', '.join(a.path for a in self.arms)}.",
+        )
+
+    def warnings(self) -> list[str]:
+        """What is allowed but probably not meant, one sentence each."""
+        found = []
+        for arm in self.arms if self.kind == "ensemble" else ():
+            s, where = arm.settings, f"{self.file}: arm {arm.path}: "
+            rate = s.training.learning_rate
+            if isinstance(rate, CriticalFraction) and rate.critical_fraction >= 1:
+                found.append(
+                    f"{where}training.learning_rate.critical_fraction = {rate.critical_fraction} is above the critical "
+                    "learning rate: gradient descent diverges. Choose a fraction below 1."
+                )
+        return list(dict.fromkeys(found))
+
+    def data_path(self, arm: Arm) -> Path:
+        """Data store of an arm."""
+        return self.root / "data" / f"{arm.data_key}.zarr.zip"
+
+    def theory_path(self, arm: Arm) -> Path:
+        """Theory store of an arm."""
+        return self.root / "theory" / f"{arm.theory_key}.zarr.zip"
+
+    def learning_rate_path(self, arm: Arm) -> Path:
+        """Learning rate resolved from the largest eigenvalue of the NTK; read by training and theory."""
+        return self.root / "theory" / f"{arm.learning_rate_key}.learning-rate.json"
+
+    def shard_path(self, arm: Arm, first: int, last: int) -> Path:
+        """Shard with the members first…last, both included."""
+        return self.root / "members" / arm.path / f"members-{first:06d}-{last:06d}.zarr.zip"
+
+    def ensemble_path(self, arm: Arm) -> Path:
+        """Ensemble store of an arm."""
+        return self.root / "ensemble" / f"{arm.path}.zarr.zip"
+
+    def measure_path(self, arm: Arm) -> Path:
+        """Store of an arm of a study of kernels."""
+        return self.root / "measures" / f"{arm.path}.zarr.zip"
+
+    def result_path(self, arm: Arm) -> Path:
+        """Store of an arm that enters metrics.nc."""
+        return self.ensemble_path(arm) if self.kind == "ensemble" else self.measure_path(arm)
+
+    def kernel_path(self, arm: Arm) -> Path:
+        """Kernels between an arm's samples, where they are computed in tiles."""
+        return self.root / "kernels" / f"{arm.kernel_key}.zarr.zip"
+
+    def shards(self, arm: Arm) -> list[tuple[int, int]]:
+        """Member ranges (first, last) that cover the arm, re-using the shards already on disk."""
+        existing = self.existing_shards(arm)
+        return plan_shards(arm.settings.ensemble.members, arm.settings.execution.shard_size, existing)
+
+    def existing_shards(self, arm: Arm) -> list[tuple[int, int]]:
+        """Member ranges (first, last) of the shards on disk, ascending."""
+        folder = self.root / "members" / arm.path
+        names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+        matches = [re.fullmatch(r"members-(\d{6})-(\d{6})\.zarr\.zip", name) for name in names]
+        return sorted((int(m[1]), int(m[2])) for m in matches if m)
+
+    def check_existing(self) -> None:
+        """Raise StudyError if an arm's folder holds shards of another version of the study.
+
+        Only headers are read; aggregation verifies every shard it uses. Studies of kernels have none.
+        """
+        for arm in self.arms:
+            for first, last in self.existing_shards(arm):
+                path = self.shard_path(arm, first, last)
+                found = header(path).get("config_hash")
+                if found not in (None, arm.config_hash):
+                    raise StudyError(
+                        f"{self.file}: {path.parent} holds members of another version of this study ({path.name} has "
+                        f"config hash {found}, the study file now gives {arm.config_hash}). Nothing was changed.",
+                        remedy="Take back the change, give the study another name, or delete that folder to train its "
+                        "members again.",
+                    )

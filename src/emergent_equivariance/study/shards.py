@@ -1,0 +1,45 @@
+"""Ranges of members that one job trains, and what is read off a store without opening it."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def header(path: Path) -> dict[str, Any]:
+    """Attributes of a store, read without opening it (cheap: the workflow does so when it starts).
+
+    Empty if the file cannot be read: whoever opens the store says what is wrong with it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read("zarr.json"))["attributes"]
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError):
+        return {}
+
+
+def plan_shards(members: int, shard_size: int, existing: Iterable[tuple[int, int]] = ()) -> list[tuple[int, int]]:
+    """Cover members 0…M−1 with ranges (first, last), keeping those that exist.
+
+    Without existing shards the ranges are the aligned blocks of ``shard_size``. An existing shard is used
+    where the cover reaches its first member (the longest one, if several start there), even when it reaches
+    past M−1: aggregation then uses its first members. So raising or lowering M re-uses every shard.
+    """
+    if members < 1 or shard_size < 1:
+        raise ValueError(f"members = {members} and shard_size = {shard_size} must be positive")
+    longest: dict[int, int] = {}
+    for first, last in existing:
+        longest[first] = max(last, longest.get(first, last))
+    starts = sorted(longest)
+    shards, at = [], 0
+    while at < members:
+        if at in longest:
+            last = longest[at]
+        else:
+            last = min((at // shard_size + 1) * shard_size, members, *(s for s in starts if s > at)) - 1
+        shards.append((at, last))
+        at = last + 1
+    return shards
