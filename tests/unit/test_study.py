@@ -242,6 +242,19 @@ def test_a_learning_rate_above_critical_is_warned_about():
     assert parse_study(BASE, FILE).warnings() == []
 
 
+@pytest.mark.parametrize(
+    ("dense_layers", "augmentation", "told"), [(1, "full", True), (0, "full", False), (1, "none", False)]
+)
+def test_means_that_cannot_agree_are_named(dense_layers, augmentation, told):
+    networks = {name: {"name": name.lower(), "dense_layers": dense_layers} for name in ("CNN", "GCNN")}
+    content = changed(sweep={"network": networks}, augmentation=augmentation, network=None)
+    warnings = parse_study(content, FILE).warnings()
+    assert bool(warnings) == told
+    assert all(
+        "network~CNN" in text and "dense_layers = 1" in text and "not expected to agree" in text for text in warnings
+    )
+
+
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_shipped_studies_are_valid_and_fit_the_schema(file):
     import jsonschema

@@ -58,7 +58,24 @@ class Study:
                     f"{where}training.learning_rate.critical_fraction = {rate.critical_fraction} is above the critical "
                     "learning rate: gradient descent diverges. Choose a fraction below 1."
                 )
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(found)) + self._equal_means()
+
+    def _equal_means(self) -> list[str]:
+        """Where augmented CNNs stand beside GCNNs: whether their analytic means can agree (docs/kernels.md)."""
+        if self.kind != "ensemble":
+            return []
+        pairs = [(arm, arm.settings.network) for arm in self.arms]
+        augmented = [arm for arm, net in pairs if net.name == "cnn" and arm.settings.augmentation.kind == "full"]
+        convolved = [arm for arm, net in pairs if net.name == "gcnn"]
+        deep = [(arm, net.dense_layers) for arm, net in pairs if net.name != "mlp" and net.dense_layers]
+        if not (augmented and convolved and deep):
+            return []
+        arm, layers = deep[0]
+        return [
+            f"{self.file}: arm {arm.path}: network.dense_layers = {layers}: with a nonlinearity after the pool the means "
+            "of augmented CNNs and of GCNNs are not expected to agree (relative differences of 1e-3 to 7e-2). Use "
+            "dense_layers 0 to compare them."
+        ]
 
     def data_path(self, arm: Arm) -> Path:
         """Data store of an arm."""
