@@ -72,9 +72,9 @@ class Study:
             return []
         arm, layers = deep[0]
         return [
-            f"{self.file}: arm {arm.path}: network.dense_layers = {layers}: with a nonlinearity after the pool the means "
-            "of augmented CNNs and of GCNNs are not expected to agree (relative differences of 1e-3 to 7e-2). Use "
-            "dense_layers 0 to compare them."
+            f"{self.file}: arm {arm.path}: network.dense_layers = {layers}: with a nonlinearity after the pool the "
+            "means of augmented CNNs and of GCNNs are not expected to agree (relative differences of 1e-3 to 7e-2). "
+            "Use dense_layers 0 to compare them."
         ]
 
     def data_path(self, arm: Arm) -> Path:
