@@ -36,7 +36,10 @@ __all__ = ["FIGURES", "ArmStores", "Picture", "draw_all", "figure_names", "figur
 
 def is_classification(arm: Arm) -> bool:
     """Whether the settings alone say that an arm classifies: by its task, or by its loss."""
-    return arm.settings.task.name in ("digits", "fashion_mnist") or arm.settings.training.loss == "cross_entropy"
+    return (
+        arm.settings.task.name in ("digits", "fashion_mnist", "path_mnist")
+        or arm.settings.training.loss == "cross_entropy"
+    )
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from .sections import (
     Training,
     normalise_augmentation,
 )
-from .tasks import CosineTask, CustomTask, DigitsTask, FashionMnistTask, IsingTask, Task, TaskSection
+from .tasks import CosineTask, CustomTask, DigitsTask, FashionMnistTask, IsingTask, PathMnistTask, Task, TaskSection
 
 __all__ = [
     "STUDY_FILES",
@@ -50,6 +50,7 @@ __all__ = [
     "MlpNetwork",
     "Network",
     "NetworkSection",
+    "PathMnistTask",
     "Regression",
     "RegressionSettings",
     "Section",

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .base import Section
 from .sections import CriticalFraction
 
 #: A training time in gradient steps; inf: trained to the end.
 Time = Annotated[float, Field(ge=0)] | Literal["inf"]
+
+
+class Published(Section):
+    """A value from the literature, drawn beside the study's own curves; no number of the study depends on it."""
+
+    label: str = Field(
+        min_length=1, description="What it was measured with; as an arm of the study is named, if it is one."
+    )
+    size: int = Field(ge=1, description="Number of training samples.")
+    value: float = Field(description="The value.")
+    metric: Literal["accuracy", "mse"] = Field("accuracy", description="What it is a value of.")
+    source: str = Field(
+        min_length=1, description="Where it is published, how exact it is, what differs from this study."
+    )
 
 
 class Regression(Section):
@@ -20,7 +34,10 @@ class Regression(Section):
         min_length=1, description="Numbers of training samples n, at most task.train."
     )
     repeats: int = Field(
-        5, ge=1, description="Random choices of n of the task.train samples, the same for all kernels of the study."
+        5,
+        ge=1,
+        description="Random choices of n of the task.train samples, the same for all kernels of the study. Within a "
+        "choice the smaller sets are parts of the larger ones.",
     )
     times: list[Time] = Field(["inf"], min_length=1, description="Training times t in gradient steps; inf: the limit.")
     form: Literal["descent", "flow"] = Field("flow", description="Gradient descent (whole steps) or gradient flow.")
@@ -30,3 +47,15 @@ class Regression(Section):
         union_mode="left_to_right",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the choices of training samples.")
+    published: list[Published] = Field(
+        default_factory=list, description="Values from the literature to draw beside the study's own."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Regression:
+        if isinstance(self.learning_rate, float) and not self.learning_rate > 0:
+            raise ValueError(f"learning_rate: {self.learning_rate} is not positive")
+        for key, values in (("sizes", self.sizes), ("times", self.times)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key}: {values} names a value twice; give each once")
+        return self

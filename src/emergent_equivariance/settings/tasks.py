@@ -126,6 +126,31 @@ class FashionMnistTask(TaskSection):
         return 10
 
 
+class PathMnistTask(TaskSection):
+    """PathMNIST (NCT-CRC-HE at 28×28): colour images of stained colon tissue in 9 classes, 89,996 + 7,180."""
+
+    name: Literal["path_mnist"]
+    train: int = Field(1000, ge=1, le=89996, description="Number of training images, of 89,996.")
+    test: int = Field(500, ge=1, le=7180, description="Number of test images, and of images in each OOD set.")
+    side: Literal[28, 14, 7] = Field(
+        28, description="Pixels a side: 28 as published; 14, 7: averages over blocks of 2×2, 4×4 pixels."
+    )
+    ood: Annotated[tuple[Literal["smooth"], ...], BeforeValidator(_as_tuple)] = Field(
+        (), description="Out-of-distribution inputs: smooth (synthetic smooth images), or none."
+    )
+    data_dir: str | None = Field(
+        None,
+        description="Directory with pathmnist.npz; otherwise $EMEQ_DATA_DIR, the system's data sets, then a download.",
+    )
+    LOCATION: ClassVar[set[str]] = {"data_dir"}
+
+    def input_shape(self) -> tuple[int, ...]:
+        return (self.side, self.side, 3)
+
+    def outputs(self) -> int:
+        return 9
+
+
 class CosineTask(TaskSection):
     """The mirror toy: target cos(x) on a symmetric interval, group C2 acting by x ↦ −x."""
 
@@ -159,4 +184,6 @@ class CustomTask(TaskSection):
     options: dict[str, Any] = Field(default_factory=dict, description="Free settings, read by the factory alone.")
 
 
-Task = Annotated[IsingTask | DigitsTask | FashionMnistTask | CosineTask | CustomTask, Field(discriminator="name")]
+Task = Annotated[
+    IsingTask | DigitsTask | FashionMnistTask | PathMnistTask | CosineTask | CustomTask, Field(discriminator="name")
+]

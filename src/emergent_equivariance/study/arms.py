@@ -176,7 +176,7 @@ class KernelArm(Arm):
         return {
             **self.data_fields,
             "network": s.network.identity(exclude=unused),
-            "section": section.model_dump(mode="json"),
+            "section": section.model_dump(mode="json", exclude={"published"}),
         }
 
     @property

@@ -6,12 +6,12 @@ from itertools import groupby
 
 from ..errors import DataError
 from ..groups import Group, get_group
-from ..settings import CosineTask, CustomTask, DigitsTask, FashionMnistTask, IsingTask, Settings
-from . import cosine, custom, digits, fashion_mnist, ising
+from ..settings import Common, CosineTask, CustomTask, DigitsTask, FashionMnistTask, IsingTask, PathMnistTask
+from . import cosine, custom, digits, fashion_mnist, ising, path_mnist
 from .base import TaskData
 
 
-def build_task(settings: Settings) -> TaskData:
+def build_task(settings: Common) -> TaskData:
     """The data of an arm, checked.
 
     Only ``settings.task`` and ``settings.group`` enter: arms that share both share their data.
@@ -27,7 +27,7 @@ def build_task(settings: Settings) -> TaskData:
     return data
 
 
-def _build(settings: Settings, group: Group) -> TaskData:
+def _build(settings: Common, group: Group) -> TaskData:
     match settings.task:
         case IsingTask() as task:
             return ising.build(task, group)
@@ -35,13 +35,15 @@ def _build(settings: Settings, group: Group) -> TaskData:
             return digits.build(task, group)
         case FashionMnistTask() as task:
             return fashion_mnist.build(task, group)
+        case PathMnistTask() as task:
+            return path_mnist.build(task, group)
         case CosineTask() as task:
             return cosine.build(task, group)
         case CustomTask() as task:
             return custom.build(task, group)
 
 
-def _check_promises(settings: Settings, data: TaskData) -> None:
+def _check_promises(settings: Common, data: TaskData) -> None:
     task = settings.task
     key = f"task.factory: {task.factory!r}" if isinstance(task, CustomTask) else f"task.name: {task.name}"
     runs = [(str(name), len(list(run))) for name, run in groupby(data.split)]

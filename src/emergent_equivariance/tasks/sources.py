@@ -1,25 +1,29 @@
-"""Data sets that come as IDX files: finding, verifying and reading them.
+"""Data sets that come as files: finding, verifying and reading them.
 
 Looked for in this order: the directory named in the study file, the one in $EMEQ_DATA_DIR, the system's data
 sets (Debian package dataset-fashion-mnist), a download from the official address (kept in the user's cache).
 Whatever the source and however compressed, the md5 of the *decompressed* bytes must be the official one; a
-download is also held against the md5 of the official .gz file. The first source that has all files of a set
-serves it, and is named in the provenance.
+download is also held against the md5 of the official file. The first source that has all files of a set serves
+it, and is named in the provenance. A place that has no official set but a known substitute for it, a part of the
+set, serves that, and the provenance says so.
 
-The checksums of the .gz files are those of torchvision. Those of the decompressed files: Debian's FashionMNIST
+The checksums of the IDX files' .gz are those of torchvision. Those of the decompressed files: Debian's FashionMNIST
 files are the official ones without name and time in the gzip header; with both put back, the md5 of all four
-is that of torchvision (time stamps 1504176606 for train, 1504176627 for t10k).
+is that of torchvision (time stamps 1504176606 for train, 1504176627 for t10k). Address and checksum of PathMNIST
+are those of the package medmnist (3.0, 28×28).
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,15 +40,32 @@ TIMEOUT = 30
 
 
 @dataclass(frozen=True)
-class IdxSet:
-    """A data set of IDX files.
+class Substitute:
+    """A part of a data set that serves where the set itself is not at hand.
+
+    Attributes:
+      folders: subfolders of a data directory that hold it.
+      md5: file name → md5.
+      words: what it is, for the provenance and for messages.
+    """
+
+    folders: tuple[str, ...]
+    md5: dict[str, str]
+    words: str
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set of one or more files.
 
     Attributes:
       title: name in messages.
       folders: subfolders of a data directory that hold it, "." for the directory itself.
       system: folder below the system's data sets, or None; package: the Debian package that puts it there.
-      url: official address, to which NAME.gz is appended.
-      md5: file name without .gz → (md5 of the official .gz file, md5 of the decompressed bytes).
+      url: official address, to which the official file's name is appended.
+      md5: file name without ``suffix`` → (md5 of the official file, md5 of the decompressed bytes).
+      suffix: of the official files, ".gz" or ""; files found in a directory may lack it.
+      substitute: a part of the set that is accepted in its place.
     """
 
     title: str
@@ -53,10 +74,12 @@ class IdxSet:
     package: str | None
     url: str
     md5: dict[str, tuple[str, str]]
+    suffix: str = ".gz"
+    substitute: Substitute | None = None
 
 
 SETS = {
-    "fashion_mnist": IdxSet(
+    "fashion_mnist": DataSet(
         title="FashionMNIST",
         folders=("fashion-mnist", "fashion_mnist", "FashionMNIST/raw", "."),
         system="fashion-mnist",
@@ -69,7 +92,7 @@ SETS = {
             "t10k-labels-idx1-ubyte": ("bb300cfdad3c16e7a12a480ee83cd310", "15d484375f8d13e6eb1aabb0c3f46965"),
         },
     ),
-    "mnist": IdxSet(
+    "mnist": DataSet(
         title="MNIST",
         # not the directory itself: its files have the same names as FashionMNIST's
         folders=("mnist", "MNIST/raw"),
@@ -83,7 +106,42 @@ SETS = {
             "t10k-labels-idx1-ubyte": ("ec29112dd5afa0611ce80d1b7f02629c", "27ae3e4e09519cfbb04c329615203637"),
         },
     ),
+    "path_mnist": DataSet(
+        title="PathMNIST",
+        folders=("pathmnist", "path_mnist", "medmnist", "."),
+        system="pathmnist",
+        package=None,
+        url="https://zenodo.org/records/10519652/files/",
+        md5={"pathmnist.npz": ("a8b06965200029087d5bd730944a56c1", "a8b06965200029087d5bd730944a56c1")},
+        suffix="",
+        substitute=Substitute(
+            folders=("pathmnist_samples",),
+            md5={"pathmnist_test718.npz": "c7b881c6cbeecd536603a695b8f7fdad"},
+            words="718 of the 7,180 test images, in place of the full set of 107,180",
+        ),
+    ),
 }
+
+
+class Found(NamedTuple):
+    """Where a data set, or its substitute, was found.
+
+    Attributes:
+      kind: "data directory", "$EMEQ_DATA_DIR", "system package" or "download".
+      paths: file name → path.
+      md5: file name → md5 of the decompressed bytes.
+      substitute: the substitute that is served, None for the set itself.
+    """
+
+    kind: str
+    paths: dict[str, Path]
+    md5: dict[str, str]
+    substitute: Substitute | None = None
+
+    def provenance(self, title: str) -> dict[str, str]:
+        """``source``, the md5 of each file and, of a substitute, ``substitute``: what it is."""
+        said = {"source": f"{title}, {self.kind}"} | {f"source_md5_{file}": self.md5[file] for file in self.paths}
+        return said | ({"substitute": self.substitute.words} if self.substitute else {})
 
 
 def load_idx(
@@ -102,11 +160,27 @@ def load_idx(
 
     Raises DataError if the set is nowhere to be had, or a file found is damaged.
     """
-    source, paths = _locate(name, files, data_dir)
-    md5 = SETS[name].md5
-    arrays = {file: read_idx(path, md5[file][1]) for file, path in paths.items()}
-    title = SETS[name].title
-    return arrays, {"source": f"{title}, {source}"} | {f"source_md5_{file}": md5[file][1] for file in files}
+    found = _locate(name, files, data_dir)
+    arrays = {file: read_idx(path, found.md5[file]) for file, path in found.paths.items()}
+    return arrays, found.provenance(SETS[name].title)
+
+
+def load_npz(name: str, data_dir: str | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays of a set that is one .npz file, or of its substitute, and where they came from.
+
+    Args:
+      name: a key of ``SETS``.
+      data_dir: directory to look in first, relative to the working directory.
+
+    Returns:
+      Name in the file → array; and the provenance as from ``load_idx``, with ``substitute`` where one served.
+
+    Raises DataError if the set is nowhere to be had, or a file found is damaged.
+    """
+    found = _locate(name, tuple(SETS[name].md5), data_dir)
+    ((file, path),) = found.paths.items()
+    with np.load(io.BytesIO(_verified(path, found.md5[file]))) as archive:
+        return dict(archive), found.provenance(SETS[name].title)
 
 
 def read_idx(path: Path, md5: str) -> np.ndarray:
@@ -118,11 +192,17 @@ def read_idx(path: Path, md5: str) -> np.ndarray:
 
     Raises DataError naming the file and the checksum if it cannot be read, is truncated or altered.
     """
+    return parse_idx(_verified(path, md5), str(path))
+
+
+def _verified(path: Path, md5: str) -> bytes:
+    """Content of a file, decompressed if its name ends in .gz; raises DataError as read_idx does."""
     remedy = "Replace the file by the official one, or remove it and let another source serve the set."
-    expected = f"expected md5 of the decompressed bytes: {md5}"
+    packed = path.name.endswith(".gz")
+    expected = f"expected md5{' of the decompressed bytes' if packed else ''}: {md5}"
     try:
         content = path.read_bytes()
-        if path.name.endswith(".gz"):
+        if packed:
             content = gzip.decompress(content)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: is truncated or altered ({error}; {expected}).", remedy=remedy) from None
@@ -131,7 +211,7 @@ def read_idx(path: Path, md5: str) -> np.ndarray:
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
         raise DataError(f"{path}: is truncated or altered ({expected}; found: {found}).", remedy=remedy)
-    return parse_idx(content, str(path))
+    return content
 
 
 def parse_idx(content: bytes, name: str) -> np.ndarray:
@@ -153,10 +233,41 @@ def parse_idx(content: bytes, name: str) -> np.ndarray:
     return values.reshape(shape)
 
 
-def _locate(name: str, files: Sequence[str], data_dir: str | None) -> tuple[str, dict[str, Path]]:
-    """Kind of the source that serves the set, and the path of each file."""
+def _locate(name: str, files: Sequence[str], data_dir: str | None) -> Found:
+    """The first source that has all files of the set, or its substitute."""
     wanted = SETS[name]
-    places = []
+    partial = []
+    for kind, places, substitutes in _places(wanted, data_dir):
+        for folder in places:
+            found = {
+                file: path
+                for file in files
+                for path in (folder / f"{file}{wanted.suffix}", folder / file)
+                if path.is_file()
+            }
+            if len(found) == len(files):
+                return Found(kind, found, {file: wanted.md5[file][1] for file in files})
+            partial += [f"{folder} lacks {file}{wanted.suffix}" for file in files if found and file not in found]
+        for folder in substitutes:
+            assert wanted.substitute is not None
+            parts = {file: folder / file for file in wanted.substitute.md5}
+            if all(path.is_file() for path in parts.values()):
+                return Found(kind, parts, wanted.substitute.md5, wanted.substitute)
+    try:
+        paths = {file: _download(name, file) for file in files}
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"task: the data set {wanted.title} was not found"
+            + (f" ({'; '.join(partial)})" if partial else "")
+            + f", and {wanted.url} could not be reached or delivered a wrong file ({_brief(error)}).",
+            remedy=three_ways(name),
+        ) from None
+    return Found("download", paths, {file: wanted.md5[file][1] for file in files})
+
+
+def _places(wanted: DataSet, data_dir: str | None) -> list[tuple[str, list[Path], list[Path]]]:
+    """Kind of the source, folders that may hold the set, folders that may hold its substitute; first one first."""
+    result = []
     for key, kind, directory in (
         ("task.data_dir", "data directory", data_dir),
         (f"${DATA_DIR}", f"${DATA_DIR}", os.environ.get(DATA_DIR)),
@@ -165,50 +276,40 @@ def _locate(name: str, files: Sequence[str], data_dir: str | None) -> tuple[str,
             root = Path(directory).expanduser()
             if not root.is_dir():
                 raise DataError(f"{key}: {directory!r} is no directory.", remedy="Name the directory of the data sets.")
-            places += [(kind, root / folder) for folder in wanted.folders]
+            substitutes = wanted.substitute.folders if wanted.substitute else ()
+            result.append((kind, [root / f for f in wanted.folders], [root / f for f in substitutes]))
     if wanted.system:
-        places.append(("system package", SYSTEM / wanted.system))
-    partial = []
-    for kind, folder in places:
-        found = {file: path for file in files for path in (folder / f"{file}.gz", folder / file) if path.is_file()}
-        if len(found) == len(files):
-            return kind, found
-        partial += [f"{folder} lacks {file}.gz" for file in files if found and file not in found]
-    try:
-        return "download", {file: _download(name, file) for file in files}
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"task: the data set {wanted.title} was not found"
-            + (f" ({'; '.join(partial)})" if partial else "")
-            + f", and {wanted.url} could not be reached or delivered a wrong file ({_brief(error)}).",
-            remedy=_three_ways(wanted),
-        ) from None
+        result.append(("system package", [SYSTEM / wanted.system], []))
+    return result
 
 
 def _download(name: str, file: str) -> Path:
     """Path in the user's cache; raises OSError (network, disk) or ValueError (checksum)."""
     import pooch
 
+    wanted = SETS[name]
     return Path(
         pooch.retrieve(
-            SETS[name].url + f"{file}.gz",
-            known_hash=f"md5:{SETS[name].md5[file][0]}",
-            fname=f"{file}.gz",
+            wanted.url + f"{file}{wanted.suffix}",
+            known_hash=f"md5:{wanted.md5[file][0]}",
+            fname=f"{file}{wanted.suffix}",
             path=Path(pooch.os_cache("emergent-equivariance")) / name,
             downloader=pooch.HTTPDownloader(timeout=TIMEOUT),
         )
     )
 
 
-def _three_ways(wanted: IdxSet) -> str:
+def three_ways(name: str) -> str:
+    """How a set can be provided, as a remedy."""
+    wanted = SETS[name]
+    names = "the official .gz files" if wanted.suffix else f"the official {', '.join(wanted.md5)}"
     ways = [
-        f"put the official .gz files into a folder {wanted.folders[0]}/ and name its parent in task.data_dir or "
-        f"${DATA_DIR}",
-        f"install them under {SYSTEM / (wanted.system or '')}"
+        f"put {names} into a folder {wanted.folders[0]}/ and name its parent in task.data_dir or ${DATA_DIR}",
+        f"install {'them' if wanted.suffix else 'it'} under {SYSTEM / (wanted.system or '')}"
         + (f" (on Debian: apt-get install {wanted.package})" if wanted.package else ""),
         "or run once with a network connection",
     ]
-    return "Provide it in one of three ways: " + "; ".join(ways) + "."
+    return f"Provide {wanted.title} in one of three ways: " + "; ".join(ways) + "."
 
 
 def _brief(error: Exception) -> str:
