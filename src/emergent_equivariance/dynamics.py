@@ -14,7 +14,8 @@ With T_t = 1 − D_t(Θ(X,X)) and A_t(x) = Θ(x,X) Θ(X,X)⁻¹ T_t (Jacot et al
 
 T_t Θ⁻¹ is evaluated as a function of the spectrum. It is finite for λ → 0 (its limit is ηt/(N n_out)), so that no
 ridge is added at finite t. At t = ∞ only the modes above round-off are fitted (``Spectrum.kept``); their number
-is there to be reported.
+is there to be reported. Everything holds for Hermitian matrices too, with ᵀ read as the adjoint: ``orbit_solve``
+applies it to the diagonal blocks of a Gram matrix with a symmetry.
 """
 
 from __future__ import annotations
@@ -31,49 +32,44 @@ Form = Literal["descent", "flow"]
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Eigendecomposition of a symmetric Gram matrix.
+    """Eigendecomposition of a Hermitian Gram matrix, or of one diagonal block of it.
 
     Attributes:
       eigenvalue: (mode,) ascending. Round-off may make the smallest ones negative.
-      eigenvector: (row, mode), orthonormal columns.
+      eigenvector: (row, mode), orthonormal columns; complex for a complex matrix.
+      rows: number of training rows N, those of the other blocks included.
+      cutoff: eigenvalues up to N ε λ_max, λ_max that of all blocks, are round-off.
     """
 
     eigenvalue: np.ndarray
     eigenvector: np.ndarray
-
-    @property
-    def rows(self) -> int:
-        """Number of rows N of the Gram matrix."""
-        return len(self.eigenvalue)
+    rows: int
+    cutoff: float
 
     @property
     def kept(self) -> np.ndarray:
-        """(mode,) whether an eigenvalue is above round-off, λ > N ε λ_max; only these count at t = ∞."""
-        return self.eigenvalue > self.rows * np.finfo(np.float64).eps * self.eigenvalue[-1]
-
-    @property
-    def rank(self) -> int:
-        """Number of modes above round-off."""
-        return int(self.kept.sum())
-
-    @property
-    def negative(self) -> int:
-        """Number of negative eigenvalues, all due to round-off if the matrix is a kernel's."""
-        return int((self.eigenvalue < 0).sum())
+        """(mode,) whether an eigenvalue is above round-off; only these count at t = ∞."""
+        return self.eigenvalue > self.cutoff
 
 
 def decompose(gram: np.ndarray) -> Spectrum:
-    """Eigendecomposition of a Gram matrix (row, row_) in float64.
+    """Eigendecomposition of a Gram matrix (row, row_) in double precision.
 
-    Raises ValueError if it is not exactly symmetric or not finite.
+    Raises ValueError if it is not exactly Hermitian or not finite.
     """
-    if gram.ndim != 2 or not np.isfinite(gram).all() or not np.array_equal(gram, gram.T):
+    if gram.ndim != 2 or not np.isfinite(gram).all() or not np.array_equal(gram, gram.conj().T):
         raise ValueError(f"a Gram matrix must be square, finite and exactly symmetric; got shape {gram.shape}")
-    return Spectrum(*np.linalg.eigh(gram.astype(np.float64)))
+    eigenvalue, eigenvector = np.linalg.eigh(gram)
+    return Spectrum(eigenvalue, eigenvector, len(gram), cutoff(len(gram), float(eigenvalue[-1])))
+
+
+def cutoff(rows: int, largest: float) -> float:
+    """N ε λ_max: eigenvalues up to this size cannot be told from round-off."""
+    return rows * float(np.finfo(np.float64).eps) * largest
 
 
 def largest_eigenvalue(gram: np.ndarray) -> float:
-    """Largest eigenvalue of a symmetric positive semi-definite matrix (row, row)."""
+    """Largest eigenvalue of a Hermitian matrix (row, row_)."""
     last = len(gram) - 1
     return float(scipy.linalg.eigvalsh(gram, subset_by_index=[last, last])[0])
 
@@ -128,19 +124,20 @@ def mean(
     Args:
       spectrum: of Θ(X, X), N rows.
       cross_ntk: (..., row) Θ(x, X) at any points x.
-      target: (row, output) Y.
+      target: (row, ..., output) Y.
       times: t in steps of size η, with the rate constant λ → ηλ/(N n_out); inf is allowed.
       learning_rate: η.
       form: descent (whole steps) or flow.
 
     Returns:
-      (time, ..., output); exactly 0 at t = 0.
+      (time, axes of the points, further axes of the target, output); exactly 0 at t = 0.
     """
     modes = cross_ntk @ spectrum.eigenvector
-    coefficients = spectrum.eigenvector.T @ target
-    weights = _responses(spectrum, times, learning_rate, target.shape[1], form)
+    coefficients = spectrum.eigenvector.conj().T @ target.reshape(len(target), -1)
+    weights = _responses(spectrum, times, learning_rate, target.shape[-1], form)
     with np.errstate(over="ignore", invalid="ignore"):  # above the critical learning rate
-        return np.stack([modes @ (weight[:, None] * coefficients) for weight in weights])
+        fitted = np.stack([modes @ (weight[:, None] * coefficients) for weight in weights])
+    return fitted.reshape(len(times), *cross_ntk.shape[:-1], *target.shape[1:])
 
 
 def covariance(
@@ -168,17 +165,17 @@ def covariance(
       form: descent (whole steps) or flow.
 
     Returns:
-      (time, sample, element, element_), symmetric in the last two; exactly ``nngp`` at t = 0.
+      (time, sample, element, element_), Hermitian in the last two; exactly ``nngp`` at t = 0.
     """
     vectors = spectrum.eigenvector
     ntk_modes, nngp_modes = cross_ntk @ vectors, cross_nngp @ vectors
-    train_modes = vectors.T @ train_nngp @ vectors
+    train_modes = vectors.conj().T @ train_nngp @ vectors
     result = []
     for weight in _responses(spectrum, times, learning_rate, outputs, form):
         with np.errstate(over="ignore", invalid="ignore"):  # above the critical learning rate
             fitted = ntk_modes * weight
-            half = (fitted @ (train_modes / 2) - nngp_modes) @ fitted.swapaxes(-1, -2)
-            result.append(nngp + (half + half.swapaxes(-1, -2)))
+            half = (fitted @ (train_modes / 2) - nngp_modes) @ fitted.conj().swapaxes(-1, -2)
+            result.append(nngp + (half + half.conj().swapaxes(-1, -2)))
     return np.stack(result)
 
 

@@ -164,7 +164,9 @@ def test_schema() -> None:
     assert attributes["learning_rate"] == pytest.approx(0.5 * attributes["critical_learning_rate"])
     largest = theory["eigenvalue"].values[-1]
     assert attributes["critical_learning_rate"] == pytest.approx(2 * 32 * 16 / largest)
-    assert attributes["route"] == "direct on the augmented set"
+    assert attributes["route"].startswith("group: irreps of c4 in blocks of 1 × 8, 1 × 8, 2 × 8, because")
+    assert attributes["modes"] == "all" and attributes["rank"] == 32 and attributes["negative_eigenvalues"] == 0
+    assert attributes["smallest_kept_eigenvalue"] == attributes["smallest_eigenvalue"] > 0
     assert "warning" not in attributes
     assert all(isinstance(value, str | int | float) for value in attributes.values()), "storable"
 
