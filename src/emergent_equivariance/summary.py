@@ -141,11 +141,7 @@ def join(study: Study, ensembles: Sequence[Dataset]) -> Dataset:
     result["diverged"] = ("arm", diverged, {"long_name": "diverged members, left out of the statistics"})
     result["has_mean"] = ("arm", np.array([arm.settings.has_mean for arm in study.arms]))
     result["has_mean"].attrs["long_name"] = "whether the analytic mean exists"
-    for key in study.arms[0].coords:
-        swept = [arm.coords[key] for arm in study.arms]
-        numeric = all(isinstance(value, (int, float)) for value in swept)
-        name = f"swept_{key}" if key in result.variables or key in result.dims else key
-        result = result.assign_coords({name: ("arm", swept if numeric else [str(value) for value in swept])})
+    result = result.assign_coords(swept_coordinates(study, result))
     result = result.assign_coords(
         augmentation_label=("arm", [arm.settings.augmentation.label for arm in study.arms]),
         network_width=("arm", [arm.settings.network.width for arm in study.arms]),
@@ -159,6 +155,17 @@ def join(study: Study, ensembles: Sequence[Dataset]) -> Dataset:
     if origins:
         result.attrs["data_provenance"] = origins[0] if len(origins) == 1 else f"[{', '.join(origins)}]"
     return result
+
+
+def swept_coordinates(study: Study, result: Dataset) -> dict[str, Any]:
+    """A coordinate on ``arm`` for every swept key, called ``swept_KEY`` where KEY is a name in ``result``."""
+    found: dict[str, Any] = {}
+    for key in study.arms[0].coords:
+        swept = [arm.coords[key] for arm in study.arms]
+        numeric = all(isinstance(value, (int, float)) for value in swept)
+        name = f"swept_{key}" if key in result.variables or key in result.dims else key
+        found[name] = ("arm", swept if numeric else [str(value) for value in swept])
+    return found
 
 
 _SHARED = ("ensemble_mean", "loss", "observable", "outputs")
@@ -326,21 +333,23 @@ def tables(joined: Dataset) -> dict[str, pd.DataFrame]:
         table = frame.agg(["mean", "std", "min", "max", "count"]).rename(columns={"count": "members"}).reset_index()
         table.insert(3, "metric", name.removeprefix("member_"))
         summaries.append(table)
-    labels = _arm_labels(joined)
+    labels = arm_labels(joined)
     summary = pd.concat(summaries) if summaries else pd.DataFrame(columns=["arm"])
     return {
-        "metrics": _with_labels(_long(joined[by_size]), labels),
-        "members": _with_labels(summary.reset_index(drop=True), labels),
-        "scaling": _with_labels(_long(joined[scaling]), labels),
+        "metrics": with_labels(_long(joined[by_size]), labels),
+        "members": with_labels(summary.reset_index(drop=True), labels),
+        "scaling": with_labels(_long(joined[scaling]), labels),
     }
 
 
-def _arm_labels(joined: Dataset) -> pd.DataFrame:
+def arm_labels(joined: Dataset) -> pd.DataFrame:
+    """One row per arm: its folder and all coordinates on ``arm``."""
     names = [n for n, v in joined.coords.items() if v.dims == ("arm",) and n != "arm"]
     return pd.DataFrame({"arm": joined["arm"].values, **{n: joined[n].values for n in names}})
 
 
-def _with_labels(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+def with_labels(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """A table with a column ``arm``, behind the labels of its arms."""
     return labels.merge(table, on="arm", how="right")
 
 
