@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from emergent_equivariance import dynamics
-from emergent_equivariance.infinite_width import nt
+from emergent_equivariance.infinite_width import nt, stax
 
 ROWS, OUTPUTS, SAMPLES, ORDER = 7, 3, 2, 4
 POINTS = SAMPLES * ORDER
@@ -113,6 +113,54 @@ def test_flow_against_neural_tangents(problem: dict[str, np.ndarray]) -> None:
         np.testing.assert_allclose(covariance, orbit(expected), rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("time", [0.0, 0.5, 30.0, np.inf])
+def test_mean_and_covariance_against_the_ensemble_of_neural_tangents(time: float) -> None:
+    rng = np.random.default_rng(0)
+    train, points, target = rng.standard_normal((6, 5)), rng.standard_normal((4, 5)), rng.standard_normal((6, 2))
+    _, _, kernel_fn = stax.serial(stax.Dense(1, W_std=1.4, b_std=0.1), stax.Erf(), stax.Dense(1))
+    predict = nt.predict.gradient_descent_mse_ensemble(kernel_fn, train, target, learning_rate=2.5)
+    expected = predict(t=None if np.isinf(time) else time, x_test=points, get="ntk", compute_cov=True)
+    nngp, ntk = (np.asarray(kernel_fn(np.concatenate([train, points]), None, get)) for get in ("nngp", "ntk"))
+    spectrum = dynamics.decompose((ntk[:6, :6] + ntk[:6, :6].T) / 2)
+    cross = ntk[None, 6:, :6], nngp[None, 6:, :6]
+    mean = dynamics.mean(spectrum, cross[0], target, [time], 2.5, "flow")
+    covariance = dynamics.covariance(spectrum, *cross, nngp[:6, :6], nngp[None, 6:, 6:], [time], 2.5, 2, "flow")
+    np.testing.assert_allclose(mean[0, 0], expected.mean, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(covariance[0, 0], expected.covariance, rtol=0, atol=1e-13)
+
+
+def test_descent_in_small_steps_is_flow(problem: dict[str, np.ndarray]) -> None:
+    """(1 − z/n)^(nt) → exp(−zt): the difference halves with the step."""
+    flow, flow_covariance = solution(problem, [3.0], 2.0, "flow")
+    differences = []
+    for parts in (256, 512):
+        mean, covariance = solution(problem, [3 * parts], 2.0 / parts, "descent")
+        differences.append([np.abs(mean - flow).max(), np.abs(covariance - flow_covariance).max()])
+    np.testing.assert_allclose(np.divide(*differences), 2, rtol=0.02)
+    assert max(differences[1]) < 1e-2
+
+
+def test_hermitian_gram_matrix(problem: dict[str, np.ndarray]) -> None:
+    """A unitary change of basis of the rows changes nothing."""
+    rng = np.random.default_rng(3)
+    unitary = np.linalg.qr(rng.standard_normal((ROWS, ROWS)) + 1j * rng.standard_normal((ROWS, ROWS)))[0]
+    turned = {
+        **problem,
+        "train_nngp": unitary.conj().T @ problem["train_nngp"] @ unitary,
+        "cross_ntk": problem["cross_ntk"] @ unitary,
+        "cross_nngp": problem["cross_nngp"] @ unitary,
+        "target": unitary.conj().T @ problem["target"],
+    }
+    gram = unitary.conj().T @ problem["gram"] @ unitary
+    turned["gram"] = (gram + gram.conj().T) / 2
+    for form in ("descent", "flow"):
+        for got, expected in zip(
+            solution(turned, [0, 7, np.inf], 1.0, form), solution(problem, [0, 7, np.inf], 1.0, form), strict=True
+        ):
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-11)
+
+
 def test_time_zero_and_infinity(problem: dict[str, np.ndarray]) -> None:
     for form in ("descent", "flow"):
         means, covariances = solution(problem, [0, np.inf], 1.0, form)
@@ -121,6 +169,10 @@ def test_time_zero_and_infinity(problem: dict[str, np.ndarray]) -> None:
         np.testing.assert_allclose(
             means[1], problem["cross_ntk"] @ np.linalg.solve(problem["gram"], problem["target"]), rtol=1e-10
         )
+        fitted = problem["cross_ntk"] @ np.linalg.inv(problem["gram"])
+        mix = fitted @ problem["cross_nngp"].T
+        expected = problem["nngp"] + fitted @ problem["train_nngp"] @ fitted.T - mix - mix.T
+        np.testing.assert_allclose(covariances[1], orbit(expected), rtol=1e-9, atol=1e-11)
 
 
 def test_rank_deficient_gram_matrix_needs_no_ridge() -> None:
