@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from emergent_equivariance.errors import UserError
 from emergent_equivariance.groups import get_group, grid_action, line_action
 from emergent_equivariance.infinite_width import stax
 from emergent_equivariance.kernels import COPIES, cross_kernels, gram, orbit_blocks
+from emergent_equivariance.kernels.convolutional import bytes_per_image
 from emergent_equivariance.networks import Network, build_network
 from emergent_equivariance.networks.layers import relu
 from emergent_equivariance.settings import CnnNetwork, MlpNetwork
@@ -39,6 +41,20 @@ NETWORKS = {
 }
 
 
+NETWORKS |= {
+    f"{name}-kernel-fn": dataclasses.replace(network, stack=None)
+    for name, network in NETWORKS.items()
+    if network.stack is not None
+}
+
+
+def memory_of_blocks(network: Network, side: int) -> int:
+    """Memory with which blocks of a matrix are side × side pairs."""
+    if network.stack is None:
+        return side**2 * COPIES * 8 * network.entries_per_pair
+    return side * 2 * bytes_per_image(network.stack, network.input_shape)
+
+
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_blocks_agree_with_one_call(name: str) -> None:
@@ -47,8 +63,7 @@ def test_blocks_agree_with_one_call(name: str) -> None:
     x = orbits.reshape(-1, 4, 4, 1)
     whole = [np.asarray(kernel) for kernel in jax.jit(lambda a: network.kernel_fn(a, a))(x)]
     calls: list[tuple[int, int]] = []
-    pair = COPIES * 8 * network.entries_per_pair
-    memory = 9 * pair  # blocks of 3 × 3 pairs
+    memory = memory_of_blocks(network, 3)
 
     tiled = cross_kernels(network, x[:7], x[7:], memory=memory, progress=lambda *done: calls.append(done))
     for ours, theirs in zip(tiled, whole, strict=True):
@@ -61,7 +76,7 @@ def test_blocks_agree_with_one_call(name: str) -> None:
         np.testing.assert_allclose(ours, theirs[:7, :7], rtol=1e-13)
         assert np.linalg.eigvalsh(ours)[0] > -1e-14
 
-    blocks = orbit_blocks(network, orbits, memory=2 * 16 * pair)
+    blocks = orbit_blocks(network, orbits, memory=memory_of_blocks(network, 4))
     np.testing.assert_array_equal(blocks, blocks.swapaxes(1, 2))
     for sample in range(3):
         block = slice(4 * sample, 4 * sample + 4)

@@ -1,16 +1,17 @@
 """Analytic NNGP and NTK between batches of inputs, in float64 and in blocks of bounded memory.
 
 K(x, x′) = E[f(x) f(x′)] at initialisation and Θ(x, x′) = E[∇f(x)·∇f(x′)], in the limit of infinite width, per
-output (Jacot et al. 2018; recursions: Novak et al. 2019, Arora et al. 2019), evaluated by the kernel of the
-network's own neural-tangents definition.
+output (Jacot et al. 2018; recursions: Novak et al. 2019, Arora et al. 2019). Convolutional networks
+(``Network.stack``) are evaluated by a compiled engine, ``convolutional`` and ``fused``, all others by the kernel of
+the network's own definition, ``Network.kernel_fn``.
 
-All functions need 64-bit jax (``jax.config.update("jax_enable_x64", True)``, done by the process that computes
-theory, never here) and raise RuntimeError without it; they raise UserError where a kernel is not finite.
+The latter needs 64-bit jax (``jax.config.update("jax_enable_x64", True)``, done by the process that computes
+theory, never here) and raises RuntimeError without it. All functions raise UserError where a kernel is not finite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from math import ceil, isqrt
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..networks import Network
+from . import convolutional
 
 __all__ = ["COPIES", "MEMORY", "cross_kernels", "gram", "orbit_blocks"]
 
@@ -36,9 +38,18 @@ LARGEST_BLOCK = 256
 #: Called with (pairs finished, pairs in all).
 Progress = Callable[[int, int], None]
 
+#: Rows and columns.
+Block = tuple[slice, slice]
+
 
 def cross_kernels(
-    network: Network, x1: np.ndarray, x2: np.ndarray, *, memory: int = MEMORY, progress: Progress | None = None
+    network: Network,
+    x1: np.ndarray,
+    x2: np.ndarray,
+    *,
+    memory: int = MEMORY,
+    threads: int = 1,
+    progress: Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """NNGP and NTK between two batches.
 
@@ -46,72 +57,146 @@ def cross_kernels(
       network: the architecture.
       x1: (row, *input shape).
       x2: (column, *input shape).
-      memory: bytes the intermediate covariances of a block may take.
-      progress: called after each block.
+      memory: bytes that what is kept besides inputs and result may take.
+      threads: threads of the compiled engine; the result does not depend on it. ``Network.kernel_fn`` has its own.
+      progress: called as blocks finish.
 
     Returns:
       (nngp, ntk), each (row, column) float64.
     """
     rows, columns = _blocks(network, len(x1), memory), _blocks(network, len(x2), memory)
-    return _fill(network, x1, x2, [(r, c) for r in rows for c in columns], progress)
+    return _fill(network, x1, x2, [(r, c) for r in rows for c in columns], False, threads, progress)
 
 
 def gram(
-    network: Network, x: np.ndarray, *, memory: int = MEMORY, progress: Progress | None = None
+    network: Network,
+    x: np.ndarray,
+    *,
+    memory: int = MEMORY,
+    threads: int = 1,
+    progress: Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """NNGP and NTK of a batch (row, *input shape) with itself, exactly symmetric; see cross_kernels."""
     blocks = _blocks(network, len(x), memory)
     upper = [(r, c) for i, r in enumerate(blocks) for c in blocks[i:]]
-    kernels = _fill(network, x, x, upper, progress)
+    kernels = _fill(network, x, x, upper, True, threads, progress)
     for kernel in kernels:
         for row, column in upper:
-            block = kernel[row, column]
-            if row == column:
-                block = (block + block.T) / 2
-                kernel[row, column] = block
-            kernel[column, row] = block.T
+            kernel[column, row] = kernel[row, column].T
     return kernels
 
 
 def orbit_blocks(
-    network: Network, orbits: np.ndarray, *, memory: int = MEMORY, progress: Progress | None = None
+    network: Network,
+    orbits: np.ndarray,
+    *,
+    memory: int = MEMORY,
+    threads: int = 1,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """NNGP within each orbit: (sample, element, *input shape) → (sample, element, element_), symmetric."""
-    _require_float64()
     samples, order = orbits.shape[:2]
     result = np.empty((samples, order, order))
-    size = max(1, min(samples, memory // (_bytes_per_pair(network) * order**2), LARGEST_BLOCK))
+    largest = memory // (_bytes_per_pair(network) * order**2)
+    if network.stack is not None:
+        largest = memory // (_bytes_per_image(network) * order)
+    size = max(1, min(samples, largest, LARGEST_BLOCK))
     for block in _slices(samples, size):
-        padded = _padded(orbits, block, size)
-        nngp = np.asarray(_compiled_orbits(network)(padded))[: block.stop - block.start]
-        result[block] = (nngp + nngp.swapaxes(1, 2)) / 2
+        if network.stack is not None:
+            x = orbits[block].reshape(-1, *network.input_shape)
+            first, second = np.triu_indices(order)
+            starts = order * np.arange(block.stop - block.start)[:, None]
+            nngp, _ = convolutional.pair_kernels(
+                network.stack, x, x, (starts + first).ravel(), (starts + second).ravel(), threads=threads
+            )
+            result[block, first, second] = result[block, second, first] = nngp.reshape(len(starts), -1)
+        else:
+            _require_float64()
+            nngp = np.asarray(_compiled_orbits(network)(_padded(orbits, block, size)))[: block.stop - block.start]
+            result[block] = (nngp + nngp.swapaxes(1, 2)) / 2
         if progress is not None:
             progress(block.stop * order**2, samples * order**2)
-    _check_finite(network, result, "NNGP")
+    _check_finite(network, "NNGP", result, lambda at: (orbits[at[0], at[1]], orbits[at[0], at[2]]))
     return result
 
 
 def _fill(
-    network: Network, x1: np.ndarray, x2: np.ndarray, tiles: list[tuple[slice, slice]], progress: Progress | None
+    network: Network,
+    x1: np.ndarray,
+    x2: np.ndarray,
+    blocks: list[Block],
+    symmetric: bool,
+    threads: int,
+    progress: Progress | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    _require_float64()
+    """The kernels in the given blocks. ``symmetric``: x1 is x2, and blocks with row == column become symmetric."""
     nngp, ntk = np.zeros((len(x1), len(x2))), np.zeros((len(x1), len(x2)))
+    evaluate = _by_kernel_fn if network.stack is None else _by_stack
+    for (row, column), (block_nngp, block_ntk) in evaluate(network, x1, x2, blocks, symmetric, threads, progress):
+        nngp[row, column], ntk[row, column] = block_nngp, block_ntk
+    for name, kernel in (("NNGP", nngp), ("NTK", ntk)):
+        _check_finite(network, name, kernel, lambda at: (x1[at[0]], x2[at[1]]))
+    return nngp, ntk
+
+
+def _by_kernel_fn(
+    network: Network,
+    x1: np.ndarray,
+    x2: np.ndarray,
+    blocks: list[Block],
+    symmetric: bool,
+    threads: int,
+    progress: Progress | None,
+) -> Iterator[tuple[Block, list[np.ndarray]]]:
+    _require_float64()
     compiled = _compiled(network)
-    height = max((row.stop - row.start for row, _ in tiles), default=0)
-    width = max((column.stop - column.start for _, column in tiles), default=0)
-    pairs = sum((row.stop - row.start) * (column.stop - column.start) for row, column in tiles)
+    height = max((row.stop - row.start for row, _ in blocks), default=0)
+    width = max((column.stop - column.start for _, column in blocks), default=0)
+    pairs = sum((row.stop - row.start) * (column.stop - column.start) for row, column in blocks)
     done = 0
-    for row, column in tiles:
-        kernels = compiled(_padded(x1, row, height), _padded(x2, column, width))
+    for row, column in blocks:
+        padded = compiled(_padded(x1, row, height), _padded(x2, column, width))
         within = slice(row.stop - row.start), slice(column.stop - column.start)
-        nngp[row, column] = np.asarray(kernels.nngp)[within]
-        ntk[row, column] = np.asarray(kernels.ntk)[within]
+        kernels = [np.asarray(kernel)[within] for kernel in (padded.nngp, padded.ntk)]
+        if symmetric and row == column:
+            kernels = [(kernel + kernel.T) / 2 for kernel in kernels]
+        yield (row, column), kernels
         done += within[0].stop * within[1].stop
         if progress is not None:
             progress(done, pairs)
-    _check_finite(network, nngp, "NNGP")
-    _check_finite(network, ntk, "NTK")
-    return nngp, ntk
+
+
+def _by_stack(
+    network: Network,
+    x1: np.ndarray,
+    x2: np.ndarray,
+    blocks: list[Block],
+    symmetric: bool,
+    threads: int,
+    progress: Progress | None,
+) -> Iterator[tuple[Block, list[np.ndarray]]]:
+    assert network.stack is not None
+    pairs = len(x1) * (len(x1) + 1) // 2 if symmetric else len(x1) * len(x2)
+    done = 0
+
+    def report(finished: int) -> None:
+        nonlocal done
+        done += finished
+        if progress is not None:
+            progress(done, pairs)
+
+    for row, column in blocks:
+        a, b = (x[part].reshape(-1, *network.input_shape) for x, part in ((x1, row), (x2, column)))
+        shape = len(a), len(b)
+        triangle = symmetric and row == column
+        first, second = np.triu_indices(len(a)) if triangle else np.unravel_index(np.arange(len(a) * len(b)), shape)
+        values = convolutional.pair_kernels(network.stack, a, b, first, second, threads=threads, progress=report)
+        kernels = [np.empty(shape), np.empty(shape)]
+        for kernel, value in zip(kernels, values, strict=True):
+            kernel[first, second] = value
+            if triangle:
+                kernel[second, first] = value
+        yield (row, column), kernels
 
 
 @lru_cache(maxsize=8)
@@ -128,9 +213,17 @@ def _bytes_per_pair(network: Network) -> int:
     return COPIES * np.dtype(np.float64).itemsize * network.entries_per_pair
 
 
+def _bytes_per_image(network: Network) -> int:
+    assert network.stack is not None
+    return convolutional.bytes_per_image(network.stack, network.input_shape)
+
+
 def _blocks(network: Network, rows: int, memory: int) -> list[slice]:
-    side = isqrt(max(1, memory // _bytes_per_pair(network)))
-    return _slices(rows, min(side, LARGEST_BLOCK))
+    if network.stack is not None:
+        side = memory // (2 * _bytes_per_image(network))
+    else:
+        side = isqrt(memory // _bytes_per_pair(network))
+    return _slices(rows, max(1, min(side, LARGEST_BLOCK)))
 
 
 def _slices(rows: int, largest: int) -> list[slice]:
@@ -154,11 +247,28 @@ def _require_float64() -> None:
         )
 
 
-def _check_finite(network: Network, kernel: np.ndarray, name: str) -> None:
+def _check_finite(network: Network, name: str, kernel: np.ndarray, pair: Callable[[Any], Any]) -> None:
+    """Raise UserError unless the kernel is finite; ``pair`` gives the inputs of an entry."""
     bad = np.argwhere(~np.isfinite(kernel))
     if len(bad):
+        first = tuple(int(i) for i in bad[0])
         raise UserError(
             f"network: the {name} of {network.description} is not finite for {len(bad)} of {kernel.size} pairs of "
-            f"inputs (first at {tuple(int(i) for i in bad[0])}).",
+            f"inputs (first at {first}, from its layer {_first_not_finite(network, *pair(first))!r} on).",
             remedy="Check that the inputs are finite and of order one, and lower network.W_std or network.b_std.",
         )
+
+
+def _first_not_finite(network: Network, x1: np.ndarray, x2: np.ndarray) -> str:
+    """Name of the first layer with a kernel between two inputs that is not finite."""
+    if network.stack is None:
+        for name, kernel_fn in network.prefixes():
+            if not all(np.isfinite(kernel).all() for kernel in kernel_fn(x1[None], x2[None], ("nngp", "ntk"))):
+                return name
+    else:
+        affine = [name for name in network.layers if name not in ("pool", "flatten") and "activation" not in name]
+        x1, x2 = (x.reshape(1, *network.input_shape) for x in (x1, x2))
+        for name, stack in zip(affine, convolutional.cut(network.stack), strict=True):
+            if not np.isfinite(convolutional.pair_kernels(stack, x1, x2, *np.zeros((2, 1), int))).all():
+                return name
+    return network.layers[-1]
