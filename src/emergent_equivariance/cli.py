@@ -107,6 +107,34 @@ def data(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Pat
     say(f"data: {len(task.input)} samples, {json.dumps(task.provenance, ensure_ascii=False)}")
 
 
+@app.command("kernel-tiles")
+def kernel_tiles(
+    study_file: StudyArgument,
+    key: KeyOption,
+    first: Annotated[int, typer.Option("--first", help="First tile.", min=0)],
+    last: Annotated[int, typer.Option("--last", help="Last tile, included.", min=0)],
+    results: ResultsOption = Path("results"),
+) -> None:
+    """Compute some tiles of the kernels between samples; tiles that an interrupted run finished are kept."""
+    from .kernel_store import compute
+
+    _use_float64()
+    study = load_study(study_file, results)
+    arm = _arm_with(study, "kernel_key", key)
+    made = compute(study, arm, _read_data(study, arm), first, last, say=say, progress=progress("kernel pairs"))
+    say(f"{made} tiles computed, {last - first + 1 - made} found")
+
+
+@app.command("assemble-kernels")
+def assemble_kernels(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Path("results")) -> None:
+    """Put the tiles of the kernels between samples together into one store."""
+    from .kernel_store import assemble
+
+    study = load_study(study_file, results)
+    arm = _arm_with(study, "kernel_key", key)
+    assemble(study, arm, _read_data(study, arm))
+
+
 @app.command("learning-rate")
 def learning_rate(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Path("results")) -> None:
     """Resolve a learning rate given as a fraction of the critical one."""
@@ -116,7 +144,8 @@ def learning_rate(study_file: StudyArgument, key: KeyOption, results: ResultsOpt
     _use_float64()
     study = load_study(study_file, results)
     arm = _arm_with(study, "learning_rate_key", key)
-    rates = resolve_learning_rate(arm.settings, _read_data(study, arm), progress("kernel pairs"))
+    data, kernels = _read_data(study, arm), _read_kernels(study, arm)
+    rates = resolve_learning_rate(arm.settings, data, progress("kernel pairs"), kernels)
     store.write_text(json.dumps(rates) + "\n", study.learning_rate_path(arm))
     say(", ".join(f"{name} = {value:.6g}" for name, value in rates.items()))
 
@@ -130,7 +159,8 @@ def theory(study_file: StudyArgument, key: KeyOption, results: ResultsOption = P
     _use_float64()
     study = load_study(study_file, results)
     arm = _arm_with(study, "theory_key", key)
-    solution = solve(arm.settings, _read_data(study, arm), _learning_rate(study, arm), progress("kernel pairs"))
+    data, rate, kernels = _read_data(study, arm), _learning_rate(study, arm), _read_kernels(study, arm)
+    solution = solve(arm.settings, data, rate, progress("kernel pairs"), kernels)
     if warning := solution.attrs.get("warning"):
         say(f"warning: {study.file}: {warning}")
     store.write(solution, study.theory_path(arm), store.provenance(study) | {"theory_key": key})
@@ -146,9 +176,8 @@ def measure(study_file: StudyArgument, arm: ArmOption, results: ResultsOption = 
     _use_float64()
     study = load_study(study_file, results)
     chosen = study.arm(arm)
-    found = get_measure(study.kind).measure(
-        chosen.settings, _read_data(study, chosen), kernels=None, progress=progress("kernel pairs")
-    )
+    data, kernels = _read_data(study, chosen), _read_kernels(study, chosen)
+    found = get_measure(study.kind).measure(chosen.settings, data, kernels=kernels, progress=progress("kernel pairs"))
     attributes = store.provenance(study, chosen) | {"config_hash": chosen.config_hash}
     store.write(found, study.measure_path(chosen), attributes)
 
@@ -297,6 +326,17 @@ def _read_data(study: Study, arm: Arm) -> TaskData:
     if not path.is_file():
         raise StoreError(f"{path}: does not exist.", remedy=f"Run `emeq data {study.file} --key {arm.data_key}` first.")
     return store.task_from_dataset(store.read(path))
+
+
+def _read_kernels(study: Study, arm: Arm) -> xr.Dataset | None:
+    """The kernels computed in tiles, where the arm's are."""
+    from .study.tiling import planned_tiling
+
+    if planned_tiling(arm.settings) is None:
+        return None
+    from .kernel_store import read
+
+    return read(study, arm)
 
 
 def _read_result(study: Study, arm: Arm) -> xr.Dataset:

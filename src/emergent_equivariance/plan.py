@@ -1,4 +1,4 @@
-"""What a study will cost before anything runs: members, shards, floating-point work and disk."""
+"""What a study will cost before anything runs: members, shards, floating-point work, kernels, memory and disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from .groups import get_group
+from .settings import ConvergenceSettings, RegressionSettings
 from .study import Arm, Study
+from .study.budget import Needs, needs, size
 
 #: Metrics kept for every member subset, each with a double and a single for its error (docs/layout.md).
 METRICS, METRIC_BYTES = 14, 12
@@ -20,7 +22,7 @@ EXAMPLES = 8
 
 #: Sustained float32 rate of one CPU core in training, by architecture (measured on one AVX-512 core; an estimate
 #: elsewhere). Used for the time column of `emeq plan` alone.
-GFLOPS_PER_CORE = {"mlp": 60.0, "cnn": 12.0}
+GFLOPS_PER_CORE = {"mlp": 60.0, "cnn": 12.0, "gcnn": 12.0}
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def estimate(study: Study, arm: Arm) -> Cost | None:
 
 
 def data_bytes(study: Study) -> int:
-    """Size of all data and theory stores of a study, before compression."""
+    """Size of all data, kernel and theory stores of a study, before compression."""
     stores: dict[str, int] = {}
     for arm in study.arms:
         s = arm.settings
@@ -77,31 +79,54 @@ def data_bytes(study: Study) -> int:
             continue
         samples = s.task.train + s.task.test * (1 + len(s.task.ood))
         stores[arm.data_key] = 8 * samples * (prod(shape) + outputs)
-        if s.has_mean:
+        if found := needs(s):
+            stores[arm.kernel_key] = found.disk
+        if study.kind == "ensemble" and s.has_mean:
             order, records = get_group(s.group).order, len(s.training.recorded)
             evaluated = min(samples, s.evaluate.samples * len(s.splits()))
             stores[arm.theory_key] = 8 * records * evaluated * order * (outputs + order * s.has_covariance)
     return sum(stores.values())
 
 
-def size(count: float) -> str:
-    """Bytes for people: 1 kB = 1000 B."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
 def render(study: Study, keys: bool, console: Console | None = None) -> None:
-    """Print the plan of a study as a table."""
+    """Print the plan of a study as tables: what is trained, and the kernels of the analytic side."""
     console = console or Console(width=None if sys.stdout.isatty() else 160)
-    table = Table(title=f"{study.file}: study {study.name!r}, {len(study.arms)} arm(s)", title_justify="left")
-    columns = ["arm", "members", "shards", "to train", "work / GFLOP", "core-hours", "predictions"]
-    for column in columns + (["data key", "theory key"] if keys else []):
-        left = column in ("arm", "data key", "theory key")
-        table.add_column(column, justify="left" if left else "right", no_wrap=True)
-    known = []
+    if study.kind == "ensemble":
+        console.print(_members_table(study, keys))
+    elif study.kind == "kernel_convergence":
+        console.print(_networks_table(study, keys))
+    kernels, jobs = _kernels_table(study, keys)
+    if kernels.row_count:
+        console.print(kernels)
+    costs = [estimate(study, arm) for arm in study.arms] if study.kind == "ensemble" else []
+    disk = sum(cost.shard_bytes + cost.ensemble_bytes for cost in costs if cost is not None) + data_bytes(study)
+    parts = []
+    if study.kind == "ensemble":
+        members = sum(arm.settings.ensemble.members for arm in study.arms)
+        parts.append(f"{members} members in {sum(len(study.shards(arm)) for arm in study.arms)} shards")
+        solutions = {arm.theory_key for arm in study.arms if arm.settings.has_mean}
+        parts.append(f"{len(solutions)} analytic solution(s)")
+    parts += [f"{jobs} jobs for tiles of kernels"] if jobs else []
+    console.print(f"in all: {', '.join([*parts, size(disk)])} under {study.root}")
+    if any(cost is None for cost in costs):
+        console.print("work and disk of a custom task (?) are known once its data is made")
+
+
+def _table(title: str, left: list[str], right: list[str], more: list[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in [*left, *right, *more]:
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=True)
+    return table
+
+
+def _title(study: Study) -> str:
+    return f"{study.file}: study {study.name!r}, {len(study.arms)} arm(s)"
+
+
+def _members_table(study: Study, keys: bool) -> Table:
+    """Members of every arm and what training them costs."""
+    columns = ["members", "shards", "to train", "work / GFLOP", "core-hours", "predictions"]
+    table = _table(_title(study), ["arm"], columns, ["data key", "theory key"] if keys else [])
     for arm in study.arms:
         cost = estimate(study, arm)
         missing = sum(not study.shard_path(arm, first, last).exists() for first, last in study.shards(arm))
@@ -109,17 +134,54 @@ def render(study: Study, keys: bool, console: Console | None = None) -> None:
         if cost is None:
             cells += ["?", "?", "?"]
         else:
-            known.append(cost)
             hours = cost.flops / 1e9 / GFLOPS_PER_CORE[arm.settings.network.name] / 3600
             cells += [f"{cost.flops / 1e9:.3g}", f"{hours:.2g}", size(cost.shard_bytes)]
         table.add_row(*cells, *([arm.data_key, arm.theory_key] if keys else []))
-    console.print(table)
-    disk = sum(cost.shard_bytes + cost.ensemble_bytes for cost in known) + data_bytes(study)
-    members = sum(arm.settings.ensemble.members for arm in study.arms)
-    console.print(
-        f"in all: {members} members in {sum(len(study.shards(arm)) for arm in study.arms)} shards, "
-        f"{len({arm.theory_key for arm in study.arms if arm.settings.has_mean})} analytic solution(s), "
-        f"{size(disk)} under {study.root}"
-    )
-    if len(known) < len(study.arms):
-        console.print("work and disk of a custom task (?) are known once its data is made")
+    return table
+
+
+def _networks_table(study: Study, keys: bool) -> Table:
+    """Networks of every arm of a study of kind kernel_convergence."""
+    columns = ["networks", "width", "inputs", "empirical kernels", "to do"]
+    table = _table(_title(study), ["arm"], columns, ["data key"] if keys else [])
+    for arm in study.arms:
+        s = arm.settings
+        assert isinstance(s, ConvergenceSettings)
+        networks, inputs = s.convergence.members, s.convergence.inputs
+        missing = int(not study.measure_path(arm).exists())
+        cells = [arm.path, networks, s.network.width, inputs, networks * inputs * (inputs + 1) // 2, missing]
+        table.add_row(*map(str, cells), *([arm.data_key] if keys else []))
+    return table
+
+
+def _kernels_table(study: Study, keys: bool) -> tuple[Table, int]:
+    """Kernels of every analytic solution (of every arm in kernel regression), and the number of jobs for tiles."""
+    title = "analytic side" if study.kind == "ensemble" else _title(study)
+    columns = ["training samples", "other samples", "kernel pairs", "tiles", "jobs", "to compute", "disk", "memory"]
+    table = _table(title, ["arm"], columns, ["kernel key"] if keys else [])
+    done: set[str] = set()
+    jobs: dict[str, int] = {}
+    for arm in study.arms:
+        found = needs(arm.settings)
+        name = arm.path if isinstance(arm.settings, RegressionSettings) else arm.theory_key
+        if found is None or name in done:
+            continue
+        done.add(name)
+        whole, tiling = found.whole, found.tiling
+        cells = [arm.path, str(whole.train), str(whole.rows - whole.train), f"{found.pairs:.3g}"]
+        if tiling is None:
+            cells += ["", "", "", ""]
+        else:
+            missing = 0 if study.kernel_path(arm).exists() else _missing(study, arm, found)
+            jobs[arm.kernel_key] = found.jobs
+            cells += [f"{tiling.count} of {tiling.side}²", str(found.jobs), str(missing), size(found.disk)]
+        cells.append(size(max(found.tile_job, found.solution)))
+        table.add_row(*cells, *([arm.kernel_key if tiling else ""] if keys else []))
+    return table, sum(jobs.values())
+
+
+def _missing(study: Study, arm: Arm, found: Needs) -> int:
+    """Jobs whose tiles are not there."""
+    assert found.tiling is not None
+    ranges = found.tiling.jobs(arm.settings.execution.tiles_per_job)
+    return sum(not study.tiles_path(arm, first, last).exists() for first, last in ranges)

@@ -2,7 +2,7 @@
 
 A store is one zip file with a zarr v3 hierarchy in it. It is written beside its final place, flushed and
 renamed, so that a file under its final name is complete; it carries a SHA-256 over its arrays, so that a
-damaged one is refused by name. Missing data is NaN, never 0.
+damaged one is refused by name. Missing data is NaN, never 0. What does not fit into memory is written chunk by chunk.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import errno
 import functools
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import subprocess
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,20 @@ VERSIONED = ("emergent-equivariance", "jax", "neural-tangents", "numpy", "scipy"
 BLOCK_BYTES = 32 * 2**20
 
 
+#: Attribute of a variable that was written chunk by chunk: the shape of its chunks.
+CHUNK = "checksum_chunk"
+
+
 def checksum(dataset: xr.Dataset) -> str:
-    """SHA-256 over names, dimensions, types and values of all variables and coordinates."""
+    """SHA-256 over names, dimensions, types and values of all variables and coordinates.
+
+    Of a variable with the attribute ``checksum_chunk`` the SHA-256 of its chunks enter, in the order of their index.
+    """
+    return _checksum(dataset, {})
+
+
+def _checksum(dataset: xr.Dataset, chunks: Mapping[str, Mapping[tuple[int, ...], bytes]]) -> str:
+    """The checksum, with the digests of the chunks of some variables known."""
     digest = hashlib.sha256()
     for name in sorted(map(str, dataset.variables)):
         variable = dataset.variables[name]
@@ -46,11 +59,37 @@ def checksum(dataset: xr.Dataset) -> str:
             continue
         kind = variable.dtype.newbyteorder("<").str
         digest.update(json.dumps([name, variable.dims, variable.shape, kind]).encode())
+        if CHUNK in variable.attrs:
+            known = chunks.get(name)
+            for index, region in _chunks(variable.shape, variable.attrs[CHUNK]):
+                digest.update(known[index] if known is not None else _chunk_digest(np.asarray(variable[region])))
+            continue
         for block in _blocks(variable):
-            if block.dtype.kind == "f":
-                block = np.where(np.isnan(block), np.array(np.nan, block.dtype), block)  # one NaN: zarr keeps no sign
-            digest.update(np.ascontiguousarray(block, dtype=kind).tobytes())
+            digest.update(_bytes(block))
     return digest.hexdigest()
+
+
+def _bytes(block: np.ndarray) -> bytes:
+    """Values in C order and little-endian, with one NaN: zarr keeps no sign."""
+    if block.dtype.kind == "f":
+        block = np.where(np.isnan(block), np.array(np.nan, block.dtype), block)
+    return np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("<")).tobytes()
+
+
+def _chunk_digest(block: np.ndarray) -> bytes:
+    return hashlib.sha256(_bytes(block)).digest()
+
+
+def _chunks(shape: Sequence[int], chunk: Sequence[int]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+    """Index and region of every chunk of an array, in C order."""
+    counts = [range(-(-length // size)) for length, size in zip(shape, chunk, strict=True)]
+    for index in itertools.product(*counts):
+        yield index, _region(index, shape, chunk)
+
+
+def _region(index: Sequence[int], shape: Sequence[int], chunk: Sequence[int]) -> tuple[slice, ...]:
+    axes = zip(index, shape, chunk, strict=True)
+    return tuple(slice(k * size, min((k + 1) * size, length)) for k, length, size in axes)
 
 
 def _blocks(variable: xr.Variable) -> Iterator[np.ndarray]:
@@ -145,8 +184,64 @@ def write(dataset: xr.Dataset, path: Path, attributes: Mapping[str, Any]) -> Non
     memory = zarr.storage.MemoryStore(store_dict=entries)
     dataset.to_zarr(memory, mode="w", consolidated=False, zarr_format=3, encoding=encoding)
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for key in sorted(entries):
-            archive.writestr(zipfile.ZipInfo(key, date_time=(1980, 1, 1, 0, 0, 0)), entries[key].to_bytes())
+        _move(entries, archive)
+
+
+def _move(entries: dict[str, Any], archive: zipfile.ZipFile, kept: Collection[str] = ()) -> None:
+    for key in sorted(set(entries) - set(kept)):
+        archive.writestr(zipfile.ZipInfo(key, date_time=(1980, 1, 1, 0, 0, 0)), entries.pop(key).to_bytes())
+
+
+def write_chunks(
+    dataset: xr.Dataset,
+    shapes: Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]],
+    chunk: tuple[int, ...],
+    chunks: Iterable[tuple[str, tuple[int, ...], np.ndarray]],
+    path: Path,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Write a store whose largest variables, all of one shape, never are in memory as a whole; otherwise like write.
+
+    Args:
+      dataset: everything else.
+      shapes: name → (dimensions, shape) of the large variables, float64.
+      chunk: shape of their chunks.
+      chunks: (name, index of the chunk, values) of every chunk, each once, in any order.
+      path: the file.
+      attributes: of the store.
+
+    Raises ValueError if a chunk is missing, comes twice or has another shape, StoreError like write.
+    """
+    import dask.array
+    import zarr
+
+    large = {
+        name: (dims, dask.array.full(shape, np.nan, chunks=chunk), {CHUNK: list(chunk)})
+        for name, (dims, shape) in shapes.items()
+    }
+    template = dataset.assign(large).assign_attrs({**dataset.attrs, **attributes})
+    entries: dict[str, Any] = {}
+    memory = zarr.storage.MemoryStore(store_dict=entries)
+    digests: dict[str, dict[tuple[int, ...], bytes]] = {name: {} for name in shapes}
+    encoding = {name: {"chunks": chunk, "_FillValue": np.nan} for name in shapes}
+    text = _cast_text(template, object)
+    text.to_zarr(memory, mode="w", consolidated=False, zarr_format=3, encoding=encoding, compute=False)
+    arrays = {name: zarr.open_array(memory, path=name, mode="r+") for name in shapes}
+    kept = set(entries)
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for name, index, values in chunks:
+            region = _region(index, arrays[name].shape, chunk)
+            if index in digests[name] or values.shape != tuple(part.stop - part.start for part in region):
+                raise ValueError(f"{path}: chunk {index} of {name} comes twice or has the shape {values.shape}")
+            arrays[name][region] = values
+            digests[name][index] = _chunk_digest(values)
+            _move(entries, archive, kept)
+        for name, (_, shape) in shapes.items():
+            missing = [index for index, _ in _chunks(shape, chunk) if index not in digests[name]]
+            if missing:
+                raise ValueError(f"{path}: {len(missing)} chunks of {name} are missing, the first is {missing[0]}")
+        zarr.open_group(memory, mode="r+").attrs["checksum"] = _checksum(template, digests)
+        _move(entries, archive)
 
 
 def read(path: Path, *, config_hash: str | None = None) -> xr.Dataset:

@@ -13,6 +13,7 @@ from emergent_equivariance.errors import UserError
 from emergent_equivariance.figures import FIGURES as PICTURES
 from emergent_equivariance.figures import figure_names, store_arms
 from emergent_equivariance.study import load_study, read_yaml
+from emergent_equivariance.study.tiling import planned_tiling
 
 
 def find_study_file():
@@ -101,9 +102,25 @@ def inputs_of(arm):
     return files
 
 
+def kernel_inputs(arm):
+    """Data of an arm, and its kernels where they are computed in tiles."""
+    files = {"data": ancient(str(STUDY.data_path(arm)))}
+    if planned_tiling(arm.settings) is not None:
+        files["kernels"] = ancient(str(STUDY.kernel_path(arm)))
+    return files
+
+
+def tiles_of(wildcards):
+    """Files of tiles that a kernel store is assembled from."""
+    arm = arm_with("kernel_key", wildcards.key)
+    jobs = planned_tiling(arm.settings).jobs(arm.settings.execution.tiles_per_job)
+    return [str(STUDY.tiles_path(arm, first, last)) for first, last in jobs]
+
+
 def theory_inputs(wildcards):
     """Inputs of an analytic solution."""
-    return inputs_of(arm_with("theory_key", wildcards.key))
+    arm = arm_with("theory_key", wildcards.key)
+    return inputs_of(arm) | kernel_inputs(arm)
 
 
 def shard_inputs(wildcards):

@@ -1,6 +1,45 @@
+rule compute_kernel_tiles:
+    input:
+        lambda wildcards: ancient(data_of("kernel_key", wildcards.key)),
+    output:
+        temp(f"{ROOT}/kernels/{{key}}/tiles-{{first}}-{{last}}.zarr.zip"),
+    log:
+        f"{ROOT}/logs/kernels/{{key}}/tiles-{{first}}-{{last}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/kernels/{{key}}/tiles-{{first}}-{{last}}.tsv"
+    priority: 30
+    threads:
+        lambda wildcards: arm_with(
+            "kernel_key", wildcards.key
+        ).settings.execution.kernel_threads
+    params:
+        tile_size=lambda wildcards: arm_with(
+            "kernel_key", wildcards.key
+        ).settings.execution.tile_size,
+    shell:
+        EMEQ
+        + " kernel-tiles {STUDY_FILE} --key {wildcards.key} --first {wildcards.first} --last {wildcards.last}"
+        + " > {log} 2>&1"
+
+
+rule assemble_kernels:
+    input:
+        data=lambda wildcards: ancient(data_of("kernel_key", wildcards.key)),
+        tiles=tiles_of,
+    output:
+        f"{ROOT}/kernels/{{key}}.zarr.zip",
+    log:
+        f"{ROOT}/logs/kernels/{{key}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/kernels/{{key}}.tsv"
+    priority: 30
+    shell:
+        EMEQ + " assemble-kernels {STUDY_FILE} --key {wildcards.key} > {log} 2>&1"
+
+
 rule measure_kernels:
     input:
-        lambda wildcards: ancient(str(STUDY.data_path(ARMS[wildcards.arm]))),
+        unpack(lambda wildcards: kernel_inputs(ARMS[wildcards.arm])),
     output:
         f"{ROOT}/measures/{{arm}}.zarr.zip",
     log:

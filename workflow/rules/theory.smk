@@ -1,6 +1,10 @@
 rule resolve_learning_rate:
     input:
-        lambda wildcards: ancient(data_of("learning_rate_key", wildcards.key)),
+        unpack(
+            lambda wildcards: kernel_inputs(
+                arm_with("learning_rate_key", wildcards.key)
+            )
+        ),
     output:
         f"{ROOT}/theory/{{key}}.learning-rate.json",
     log:

@@ -109,6 +109,10 @@ class Study:
         """Kernels between an arm's samples, where they are computed in tiles."""
         return self.root / "kernels" / f"{arm.kernel_key}.zarr.zip"
 
+    def tiles_path(self, arm: Arm, first: int, last: int) -> Path:
+        """The tiles first…last of an arm's kernels, both included, until they are assembled."""
+        return self.root / "kernels" / arm.kernel_key / f"tiles-{first:06d}-{last:06d}.zarr.zip"
+
     def shards(self, arm: Arm) -> list[tuple[int, int]]:
         """Member ranges (first, last) that cover the arm, re-using the shards already on disk."""
         existing = self.existing_shards(arm)

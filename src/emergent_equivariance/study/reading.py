@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from ..errors import StudyError
 from ..settings import STUDY_FILES, STUDY_KEYS, AnySettings, Settings, StudyFile, normalise_augmentation
 from .arms import Arm, KernelArm, fingerprint
+from .budget import check_memory
 from .layout import Study
 
 
@@ -215,6 +216,7 @@ def _check_fit(settings: AnySettings, file: Path, where: str) -> None:
         shape = settings.task.input_shape()
         if shape is not None:
             settings.network.check_input(shape, settings.group)
+        check_memory(settings)
     except StudyError as error:
         raise StudyError(f"{file}: {error}" + (f" (in the arm {where})" if where else "")) from None
     if isinstance(settings, Settings) and settings.training.loss == "cross_entropy" and settings.task.outputs() == 1:

@@ -1,0 +1,129 @@
+"""Memory and disk that the analytic side of an arm takes, from its settings alone, held against execution.memory.
+
+Counted are the arrays that grow as the square of the number of samples N; with |G| elements, R samples of which N
+are training samples, and M = N × (rows per sample) augmented rows, in numbers of 8 bytes:
+
+- in blocks (full augmentation): 2 |G| R N of the blocks of both kernels, |G| N² of eigenvectors, and 4 copies of the
+  largest block, d N × d N, while it is decomposed;
+- on the augmented rows: 2 M² of the kernels, 2 M per point of an evaluated orbit, M² of eigenvectors and 3 M² of work;
+- 2 |G| R N for κ itself, where the latter are taken from it, and again where it is read from a store of tiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import StudyError
+from ..groups import get_group
+from ..settings import AnySettings, ConvergenceSettings, RegressionSettings, Settings
+from .tiling import Tiling, planned_tiling, whole_tiling
+
+__all__ = ["Needs", "check_memory", "needs", "size"]
+
+#: Bytes of one process that computes kernels before anything large is there (measured: 0.33 GB).
+PROGRAM = 400_000_000
+
+#: Largest part of the budget, in bytes, for intermediate covariances of one block of kernels (kernels.MEMORY).
+COVARIANCES = 512 * 2**20
+
+#: Copies of a tile that are alive at once: computed, made symmetric, compressed (measured).
+TILE_COPIES = 5
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the analytic side of an arm takes.
+
+    Attributes:
+      whole: its kernel matrix, cut as it would be in tiles.
+      tiling: its tiles, or None where it is computed within the job that needs it.
+      jobs: jobs that compute them.
+      pairs: kernels to evaluate.
+      tile_job: memory of one such job, in bytes.
+      solution: memory of the job that solves for μ_t and Σ_t, or fits, in bytes.
+    """
+
+    whole: Tiling
+    tiling: Tiling | None
+    jobs: int
+    pairs: int
+    tile_job: int
+    solution: int
+
+    @property
+    def disk(self) -> int:
+        """Bytes of the store of tiles; while it is put together, the packed tiles take half as much again."""
+        return self.tiling.nbytes if self.tiling else 0
+
+
+def needs(settings: AnySettings) -> Needs | None:
+    """What the analytic side of an arm takes; None where it has none, or a negligible one (kernel_convergence)."""
+    if isinstance(settings, ConvergenceSettings):
+        return None
+    if isinstance(settings, Settings) and not (settings.has_mean or settings.resolves_learning_rate):
+        return None
+    whole, tiling = whole_tiling(settings), planned_tiling(settings)
+    stored = 2 * whole.elements * whole.rows * whole.train if tiling else 0
+    if isinstance(settings, RegressionSettings):
+        largest = max(settings.regression.sizes)
+        numbers, pairs = 2 * whole.rows * whole.train + 6 * largest**2, whole.pairs
+    else:
+        numbers, pairs = _solution(settings, whole, tiling is not None)
+    budget = settings.execution.memory * 1e9
+    working = PROGRAM + min(COVARIANCES, int(budget / 4))
+    jobs = len(tiling.jobs(settings.execution.tiles_per_job)) if tiling else 0
+    tile_job = working + TILE_COPIES * tiling.tile_bytes if tiling else 0
+    computing = PROGRAM if tiling else working
+    return Needs(whole, tiling, jobs, tiling.pairs if tiling else pairs, tile_job, computing + 8 * (numbers + stored))
+
+
+def _solution(settings: Settings, whole: Tiling, stored: bool) -> tuple[int, int]:
+    """Numbers held by the job that solves, without the stored kernels, and kernels it evaluates."""
+    group, augmentation = get_group(settings.group), settings.augmentation
+    order, train, rows = group.order, whole.train, whole.rows if settings.has_mean else whole.train
+    full = augmentation.kind in ("full", "random")
+    symmetric = settings.theory.route == "auto" and order > 1
+    symmetric = symmetric and (settings.network.name == "mlp" or settings.task.name != "custom")
+    if symmetric and full:
+        largest = max(irrep.shape[1] ** 2 * (irrep.itemsize // 8) for irrep in group.irreps)
+        kernels = 1 + settings.has_covariance
+        return kernels * order * rows * train + (order + 4 * largest) * train**2, whole.pairs
+    augmented = train * (order if full else augmentation.rows(order))
+    evaluated = settings.has_mean * order * (rows - train + min(settings.evaluate.samples, train))
+    numbers = 6 * augmented**2 + 2 * evaluated * augmented
+    if stored or (symmetric and augmentation.rows(order) > 1):
+        return numbers + 2 * order * rows * train + augmented**2, whole.pairs
+    return numbers, augmented * (augmented + 1) // 2 + evaluated * augmented
+
+
+def check_memory(settings: AnySettings) -> None:
+    """Raise StudyError if the analytic side of an arm needs more memory than execution.memory."""
+    found = needs(settings)
+    if found is None:
+        return
+    budget, tiling = settings.execution.memory, found.tiling
+    if found.solution > budget * 1e9:
+        whole = found.whole
+        lower = "task.train or regression.sizes" if isinstance(settings, RegressionSettings) else "task.train"
+        without = "" if isinstance(settings, RegressionSettings) else ", or set theory.mean: false"
+        raise StudyError(
+            f"execution.memory: {budget:g} GB, but the analytic side of {whole.train} training samples needs about "
+            f"{size(found.solution)} at once. Its kernels alone are {whole.count} tiles of {whole.side} × {whole.side} "
+            f"samples, {size(whole.nbytes)} on disk.",
+            remedy=f"Raise execution.memory if the machine has as much, lower {lower}{without}.",
+        )
+    if tiling and found.tile_job > budget * 1e9:
+        raise StudyError(
+            f"execution.memory: {budget:g} GB, but a job that computes tiles of {tiling.side} × {tiling.side} samples "
+            f"for {tiling.elements} group elements needs about {size(found.tile_job)}.",
+            remedy="Lower execution.tile_size, or raise execution.memory if the machine has as much.",
+        )
+
+
+def size(count: float) -> str:
+    """Bytes for people: 1 kB = 1000 B."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
