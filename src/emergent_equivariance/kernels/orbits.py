@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from math import ceil
 
@@ -59,9 +60,14 @@ def computed(network: Network, action: Action, inputs: np.ndarray, *, memory: in
     order = action.group.order
     distinct = 1 if _has_invariant_members(network, action) else order
 
+    @lru_cache(maxsize=1)
+    def orbits(columns: bytes) -> np.ndarray:
+        moved = action.orbit(inputs[np.frombuffer(columns, dtype=np.intp)])
+        return moved[:, :distinct].reshape(-1, *action.shape)
+
     def kappa(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        orbits = action.orbit(inputs[columns])[:, :distinct].reshape(-1, *action.shape)
-        nngp, ntk = cross_kernels(network, inputs[rows], orbits, memory=memory)
+        moved = orbits(np.asarray(columns, dtype=np.intp).tobytes())
+        nngp, ntk = cross_kernels(network, inputs[rows], moved, memory=memory)
         shape = len(rows), len(columns), distinct
         return np.repeat(nngp.reshape(shape), order // distinct, -1), np.repeat(
             ntk.reshape(shape), order // distinct, -1
@@ -231,7 +237,7 @@ def _tiles(
     Yields the rows, the columns and {"nngp", "ntk"}: κ (row, column, element) with κ_ij(u) = κ_ji(u⁻¹) exactly.
     """
     upper, others = _slices(0, train), _slices(train, len(samples))
-    pairs = [(r, c) for k, r in enumerate(upper) for c in upper[k:]] + [(r, c) for r in others for c in upper]
+    pairs = [(r, c) for k, c in enumerate(upper) for r in (*upper[: k + 1], *others)]  # columns change last
     total, done = sum(_size(r) * _size(c) for r, c in pairs) * group.order, 0
     width = max(map(_size, upper))
     for row, column in pairs:
