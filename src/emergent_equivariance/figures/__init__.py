@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from .curves import distance_to_ntk, measured_over_predicted, orbit_in_time, orbit_scaling, same_predictions
+from .learning_curves import learning_curves
 from .mirror_toy import mirror
 from .profile import orbit_profile
 from .selection import choose, study_choices
@@ -100,6 +101,14 @@ FIGURES: dict[str, Picture] = {
     ),
     "orbit_profile": Picture(
         orbit_profile, "stores", "Predictions over an orbit", "orbit_profile.rst", lambda study: True
+    ),
+    "learning_curves": Picture(
+        learning_curves,
+        "metrics",
+        "Learning curves",
+        "learning_curves.rst",
+        lambda study: True,
+        "kernel_regression",
     ),
 }
 

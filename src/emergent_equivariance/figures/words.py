@@ -72,3 +72,8 @@ def number(value: float, error: float = np.nan, *, compact: bool = False) -> str
         return text
     power = "10" + str(shift).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"({text})×{power}" if known and not compact else f"{text}×{power}"
+
+
+def times_words(time: float) -> str:
+    """A training time of an infinite ensemble, in words."""
+    return "trained to the end (t → ∞)" if np.isposinf(time) else f"after {time:g} steps"

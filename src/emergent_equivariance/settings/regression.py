@@ -36,8 +36,8 @@ class Regression(Section):
     repeats: int = Field(
         5,
         ge=1,
-        description="Random choices of n of the task.train samples, the same for all kernels of the study. Within a "
-        "choice the smaller sets are parts of the larger ones.",
+        description="Random choices of n of the task.train samples, the same for all kernels of the study; disjoint "
+        "where repeats · n ≤ task.train, which gives the best error bars.",
     )
     times: list[Time] = Field(["inf"], min_length=1, description="Training times t in gradient steps; inf: the limit.")
     form: Literal["descent", "flow"] = Field("flow", description="Gradient descent (whole steps) or gradient flow.")
