@@ -116,20 +116,25 @@ class Arm:
 
     @property
     def memory(self) -> int:
-        """Bytes that the intermediate covariances of a block of kernels may take."""
+        """Bytes that a block of kernels may take besides inputs and result."""
         return min(MEMORY, int(self.settings.execution.memory * 1e9 / 4))
+
+    @property
+    def threads(self) -> int:
+        """Threads that evaluate kernels."""
+        return self.settings.execution.kernel_threads
 
     @property
     def kappa(self) -> Kappa:
         """κ_ij(u), read or computed."""
         if self.kernels is not None:
             return stored(self.kernels)
-        return computed(self.network, self.data.input_action, self.data.input, memory=self.memory)
+        return computed(self.network, self.data.input_action, self.data.input, memory=self.memory, threads=self.threads)
 
     def initial(self) -> np.ndarray:
         """(sample, element, element_) K within the orbits of the evaluated samples."""
         orbits = self.data.input_action.orbit(self.data.input[self.evaluated])
-        return orbit_blocks(self.network, orbits, memory=self.memory)
+        return orbit_blocks(self.network, orbits, memory=self.memory, threads=self.threads)
 
 
 # ------------------------------------------------------------------------------------------- which route
@@ -165,7 +170,7 @@ def largest_eigenvalue(arm: Arm) -> float:
     if kind == "kappa":
         _, kernel = orbit_kernels(arm.kappa, arm.group, arm.train, len(arm.train), arm.progress)
         return dynamics.largest_eigenvalue(augmented(kernel, arm.group, arm.rows, arm.rows))
-    _, ntk = gram(arm.network, arm.inputs, memory=arm.memory, progress=arm.progress)
+    _, ntk = gram(arm.network, arm.inputs, memory=arm.memory, threads=arm.threads, progress=arm.progress)
     return dynamics.largest_eigenvalue(ntk)
 
 
@@ -301,9 +306,11 @@ def _kernels_on_rows(arm: Arm) -> tuple[Pair, Pair]:
             return None
         return lambda done, part: progress(first + round((last - first) * done / part), total)
 
-    train = gram(arm.network, inputs, memory=arm.memory, progress=report(0, pairs))
+    train = gram(arm.network, inputs, memory=arm.memory, threads=arm.threads, progress=report(0, pairs))
     flat = points.reshape(-1, *arm.data.input_action.shape)
-    cross = cross_kernels(arm.network, flat, inputs, memory=arm.memory, progress=report(pairs, total))
+    cross = cross_kernels(
+        arm.network, flat, inputs, memory=arm.memory, threads=arm.threads, progress=report(pairs, total)
+    )
     shape = len(points), order, len(inputs)
     return train, (cross[0].reshape(shape), cross[1].reshape(shape))
 

@@ -17,6 +17,7 @@ from emergent_equivariance.settings import Settings
 from emergent_equivariance.tasks.registry import build_task
 from emergent_equivariance.theory import kernel_samples, resolve_learning_rate, solve
 
+SLOW = pytest.mark.slow
 TRAIN, SAMPLES = 5, 8
 TIMES = [0, 1, 20, 10**5, np.inf]
 
@@ -305,8 +306,13 @@ def arms() -> list[Any]:
     grid = [
         (t, g, n) for t in ("ising-local", "ising-total", "digits") for g in ("c2", "c4", "d2", "d4") for n in NETWORKS
     ]
-    marked = [pytest.param(*arm, marks=() if arm in quick else pytest.mark.slow) for arm in grid]
-    return [*marked, ("ising-rectangle", "d2", "mlp"), ("cosine", "c2", "mlp"), ("parity", "c2", "mlp")]
+    marked = [pytest.param(*arm, marks=() if arm in quick else SLOW) for arm in grid]
+    return [
+        *marked,
+        ("ising-rectangle", "d2", "mlp"),
+        ("cosine", "c2", "mlp"),
+        pytest.param("parity", "c2", "mlp", marks=SLOW),
+    ]
 
 
 @pytest.mark.usefixtures("float64")
@@ -326,7 +332,7 @@ def test_flow_is_solved_by_blocks_too() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("network", "task"), [("mlp", "digits"), ("erf", "digits")])
+@pytest.mark.parametrize(("network", "task"), [("erf", "digits"), pytest.param("mlp", "digits", marks=SLOW)])
 def test_mean_alone(network: str, task: str) -> None:
     """Only the trivial irrep; λ_max of the whole set all the same, also where Θ has negative entries."""
     arm = settings(task, "d4", network, "random")
@@ -340,7 +346,13 @@ def test_mean_alone(network: str, task: str) -> None:
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
-    "augmentation", ["none", pytest.param({"subset": 3}, marks=pytest.mark.slow), "full", "random"]
+    "augmentation",
+    [
+        "full",
+        pytest.param("none", marks=SLOW),
+        pytest.param({"subset": 3}, marks=SLOW),
+        pytest.param("random", marks=SLOW),
+    ],
 )
 def test_stored_kernels(augmentation: Any) -> None:
     arm = settings("digits", "d4", "mlp", augmentation)

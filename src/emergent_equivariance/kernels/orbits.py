@@ -52,7 +52,7 @@ INVARIANT = 1e-10
 SMALLEST_SIDE, LARGEST_SIDE, TILES = 8, 256, 16
 
 
-def computed(network: Network, action: Action, inputs: np.ndarray, *, memory: int = MEMORY) -> Kappa:
+def computed(network: Network, action: Action, inputs: np.ndarray, *, memory: int = MEMORY, threads: int = 1) -> Kappa:
     """κ from the network's kernel, for samples that are rows of ``inputs`` (sample, *input shape).
 
     Where every member is invariant under the action, κ_ij(u) is the same for all u and is evaluated once.
@@ -67,7 +67,7 @@ def computed(network: Network, action: Action, inputs: np.ndarray, *, memory: in
 
     def kappa(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         moved = orbits(np.asarray(columns, dtype=np.intp).tobytes())
-        nngp, ntk = cross_kernels(network, inputs[rows], moved, memory=memory)
+        nngp, ntk = cross_kernels(network, inputs[rows], moved, memory=memory, threads=threads)
         shape = len(rows), len(columns), distinct
         return np.repeat(nngp.reshape(shape), order // distinct, -1), np.repeat(
             ntk.reshape(shape), order // distinct, -1
