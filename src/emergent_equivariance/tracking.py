@@ -222,4 +222,5 @@ def log_summary(study: Study, metrics: xr.Dataset, tables: dict[str, Any], pictu
             active.log({f"tables/{name}": wandb.Table(dataframe=table)})
         for picture in pictures:
             active.log({f"figures/{picture.stem}": wandb.Image(str(picture))})
-        active.summary["diverged"] = int(metrics["diverged"].sum())
+        if "diverged" in metrics:  # of networks that were trained
+            active.summary["diverged"] = int(metrics["diverged"].sum())

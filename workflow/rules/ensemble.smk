@@ -24,6 +24,6 @@ rule join_metrics:
     log:
         f"{ROOT}/logs/metrics.log",
     params:
-        arms=[[arm.path, arm.result_hash] for arm in STUDY.arms],
+        arms=[arm.join_fields for arm in STUDY.arms],
     shell:
         EMEQ + " metrics {STUDY_FILE} > {log} 2>&1"

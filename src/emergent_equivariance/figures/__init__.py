@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from .curves import distance_to_ntk, measured_over_predicted, orbit_in_time, orbit_scaling, same_predictions
+from .kernel_convergence import kernel_convergence
 from .learning_curves import learning_curves
 from .mirror_toy import mirror
 from .profile import orbit_profile
@@ -109,6 +110,14 @@ FIGURES: dict[str, Picture] = {
         "learning_curves.rst",
         lambda study: True,
         "kernel_regression",
+    ),
+    "kernel_convergence": Picture(
+        kernel_convergence,
+        "metrics",
+        "Empirical against analytic kernels",
+        "kernel_convergence.rst",
+        lambda study: True,
+        "kernel_convergence",
     ),
 }
 

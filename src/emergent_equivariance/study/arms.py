@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ..settings import ConvergenceSettings, RegressionSettings, Settings
+from ..settings import ConvergenceSettings, RegressionSettings, Section, Settings
 
 #: Part of every hash: raised when stored numbers change their meaning.
 FORMAT = 1
@@ -156,6 +156,11 @@ class Arm:
         return self.ensemble_hash
 
     @property
+    def join_fields(self) -> list[Any]:
+        """What the arm's part of metrics.nc depends on."""
+        return [self.path, self.result_hash]
+
+    @property
     def config_hash(self) -> str:
         """Hash every shard of this arm carries."""
         return fingerprint(self.member_fields)
@@ -167,22 +172,34 @@ class KernelArm(Arm):
 
     settings: ConvergenceSettings | RegressionSettings = field(repr=False)  # type: ignore[assignment]
 
+    #: Keys of the kind's section that matter when arms are joined, and not before.
+    JOINED = frozenset({"published", "resamples"})
+
+    @property
+    def _section(self) -> Section:
+        s = self.settings
+        return s.convergence if isinstance(s, ConvergenceSettings) else s.regression
+
     @cached_property
     def member_fields(self) -> dict[str, Any]:
         """What the arm's store depends on: everything but how the work is cut up."""
         s = self.settings
-        section = s.convergence if isinstance(s, ConvergenceSettings) else s.regression
         unused = s.network.WIDTHS if isinstance(s, RegressionSettings) else set()
         return {
             **self.data_fields,
             "network": s.network.identity(exclude=unused),
-            "section": section.model_dump(mode="json", exclude={"published"}),
+            "section": self._section.model_dump(mode="json", exclude=set(self.JOINED)),
         }
 
     @property
     def result_hash(self) -> str:
         """Hash the store that enters metrics.nc carries."""
         return self.config_hash
+
+    @property
+    def join_fields(self) -> list[Any]:
+        """What the arm's part of metrics.nc depends on."""
+        return [*super().join_fields, self._section.model_dump(mode="json", include=set(self.JOINED))]
 
     def _kernel_samples(self) -> int | None:
         return None  # all of them
