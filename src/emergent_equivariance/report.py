@@ -111,6 +111,7 @@ def summary_html(study: Study, metrics: xr.Dataset, stores: Mapping[str, ArmStor
         *_member_words(study, metrics),
         _html_table(study, table),
         f"<p class='note'>{_NOTE}</p>",
+        *_analytic(stores or {}),
         *_provenance(metrics, stores or {}),
     ]
     head = f"<meta charset='utf-8'><title>{name}: key numbers</title><style>{_CSS}</style>"
@@ -276,6 +277,25 @@ def _warnings(study: Study, stores: Mapping[str, ArmStores]) -> list[str]:
             arms = found.setdefault(str(theory.attrs["warning"]), [])
             arms += [arm for arm in sharing if arm not in arms]
     return [f"<p><b>Warning</b> ({html.escape(', '.join(arms))}): {html.escape(t)}</p>" for t, arms in found.items()]
+
+
+def _analytic(stores: Mapping[str, ArmStores]) -> list[str]:
+    """By which route each analytic solution was computed, and how well conditioned it is."""
+    items = []
+    for theory in {id(theory): theory for _, theory, _ in stores.values() if theory is not None}.values():
+        said = theory.attrs
+        if "smallest_kept_eigenvalue" not in said:  # a solution of an earlier version
+            continue
+        largest, smallest = said["largest_eigenvalue"], said["smallest_kept_eigenvalue"]
+        items.append(
+            f"<li>{html.escape(said['route'])}. Eigenvalues of Θ(X, X): largest {largest:.3g}, smallest above round-off "
+            f"{smallest:.3g}; {said['rank']} of {said['rows']} above round-off, {said['negative_eigenvalues']} "
+            "negative.</li>"
+        )
+    if not items:
+        return []
+    text = "No ridge is added: at finite times none is needed, and at t = ∞ modes below round-off are not fitted."
+    return ["<h2>Analytic solutions</h2>\n<ul>\n" + "\n".join(dict.fromkeys(items)) + f"\n</ul>\n<p>{text}</p>"]
 
 
 def _provenance(metrics: xr.Dataset, stores: Mapping[str, ArmStores]) -> list[str]:

@@ -96,7 +96,8 @@ def test_planning_imports_nothing_heavy():
 
 def test_choice_takes_the_widest_fully_augmented_arm_and_its_control():
     arms = [Choice(f"{w}-{a}", w, a) for w in (64, 128) for a in ("none", "subset-2", "full")]
-    chosen = choose([*arms, Choice("second seed", 128, "full")])
+    others = [Choice("other network", 256, "full", ("GCNN",)), Choice("second seed", 128, "full")]
+    chosen = choose([*arms, *others])
     assert (chosen.main.key, chosen.control.key) == ("128-full", "128-none")
     assert [a.key for a in chosen.others] == ["128-subset-2"]
     assert [a.width for a in chosen.widths] == [64, 128]
@@ -189,7 +190,7 @@ def test_further_augmentations_are_drawn_too():
         assert labelled(figure.axes[0], f"ensemble mean, {label}")
 
 
-@pytest.mark.parametrize("name", [n for n, picture in FIGURES.items() if picture.needs == "metrics"])
+@pytest.mark.parametrize("name", [n for n, p in FIGURES.items() if (p.needs, p.kind) == ("metrics", "ensemble")])
 def test_missing_values_are_left_out(name):
     """Scattered NaN, a split without any value, and infinitely many of them never raise nor reach a picture."""
     study = classification_study() if name == "same_predictions" else make_study()
@@ -493,6 +494,18 @@ def test_summary_says_where_theory_ends():
     study = make_study(sweep={"augmentation": ["full", "random"]})
     text = plain(report.summary_html(study, make_metrics(study)))
     assert "Arm augmentation~random: no analytic covariance" in text and "no analytic mean" not in text
+
+
+def test_summary_tells_route_and_conditioning_of_each_analytic_solution():
+    study = cosine_study()
+    stores = make_stores(study)
+    assert "Analytic solutions" not in report.summary_html(study, make_metrics(study), stores)
+    for which, arm in enumerate(stores.values()):
+        arm.theory.attrs |= {"route": f"route {which}", "largest_eigenvalue": 12.5, "smallest_kept_eigenvalue": 0.125}
+        arm.theory.attrs |= {"rank": 15, "rows": 16, "negative_eigenvalues": which}
+    text = plain(report.summary_html(study, make_metrics(study), stores))
+    assert "route 1. Eigenvalues of Θ(X, X): largest 12.5, smallest above round-off 0.125; 15 of 16 above" in text
+    assert "round-off, 0 negative" in text and "round-off, 1 negative" in text and "No ridge" in text
 
 
 def test_summary_of_one_member_claims_no_ensemble():

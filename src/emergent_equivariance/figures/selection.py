@@ -28,11 +28,13 @@ class Choice(NamedTuple):
       key: folder name of the arm.
       width: width of its network.
       augmentation: "none", "full", "subset-K" or "random".
+      rest: values of all other swept keys, as text.
     """
 
     key: str
     width: int
     augmentation: str
+    rest: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,16 @@ class Chosen:
 
 
 def choose(arms: Iterable[Choice]) -> Chosen:
-    """Pick the arms that stand for a study; of arms alike in width and augmentation the first one.
+    """Pick the arms that stand for a study: of every swept key but width and augmentation, those with its first value.
 
     Raises ValueError if there is no arm.
     """
     first: dict[tuple[int, str], Choice] = {}
+    rest = None
     for arm in arms:
-        first.setdefault((arm.width, arm.augmentation), arm)
+        rest = arm.rest if rest is None else rest
+        if arm.rest == rest:
+            first.setdefault((arm.width, arm.augmentation), arm)
     if not first:
         raise ValueError("there is no arm to draw")
     kinds = list(dict.fromkeys(kind for _, kind in first))
@@ -84,32 +89,49 @@ def choose(arms: Iterable[Choice]) -> Chosen:
     return Chosen(main, control, others, widths)
 
 
+#: Coordinates on arms that are drawn, not held fixed, and those that say the same in other words.
+_SUBJECTS = ("arm", "network_width", "augmentation_label", "width", "network.width", "augmentation", "group_order")
+
+
 def study_choices(study: Study) -> list[Choice]:
     """All arms of a study, in its order."""
-    return [Choice(a.path, a.settings.network.width, a.settings.augmentation.label) for a in study.arms]
+    return [
+        Choice(
+            arm.path,
+            arm.settings.network.width,
+            arm.settings.augmentation.label,
+            tuple(str(value) for name, value in sorted(arm.coords.items()) if name not in _SUBJECTS),
+        )
+        for arm in study.arms
+    ]
 
 
 def metrics_choices(metrics: xr.Dataset) -> list[Choice]:
     """All arms of a metrics dataset, in its order."""
+    fixed = sorted(_fixed(metrics).items())
     keys, widths, labels = (metrics[c].values for c in ("arm", "network_width", "augmentation_label"))
-    return [Choice(str(k), int(w), str(a)) for k, w, a in zip(keys, widths, labels, strict=True)]
+    return [
+        Choice(str(key), int(width), str(label), tuple(str(values[i]) for _, values in fixed))
+        for i, (key, width, label) in enumerate(zip(keys, widths, labels, strict=True))
+    ]
+
+
+def _fixed(metrics: xr.Dataset) -> dict[str, list[Any]]:
+    """Values of the swept keys of which the first one is drawn."""
+    return {
+        str(name): values.values.tolist()
+        for name, values in metrics.coords.items()
+        if name not in _SUBJECTS and values.dims == ("arm",)
+    }
 
 
 def first_of(metrics: xr.Dataset) -> str:
     """Which swept keys are fixed at their first value, in words; empty if none is."""
-    subjects = ("arm", "network_width", "augmentation_label", "width", "augmentation", "group_order")
-    choices = metrics_choices(metrics)
-    notes = []
-    for name, values in metrics.coords.items():
-        if name in subjects or values.dims != ("arm",):
-            continue
-        alike: dict[Any, list[Any]] = {}
-        for choice, value in zip(choices, values.values, strict=True):
-            alike.setdefault(choice[1:], []).append(value.item() if hasattr(value, "item") else value)
-        count = max(len(set(found)) for found in alike.values())
-        if count > 1:
-            notes.append(f"{name} = {values.values[0]} (the first of {count})")
-    return ", ".join(notes)
+    return ", ".join(
+        f"{name} = {values[0]} (the first of {len(set(values))})"
+        for name, values in _fixed(metrics).items()
+        if len(set(values)) > 1
+    )
 
 
 # ------------------------------------------------------------------------------------- reading numbers
