@@ -19,14 +19,14 @@ import xarray as xr
 from . import store
 from .errors import DataError, StoreError, StudyError
 from .kernels import MEMORY, cross_kernels
-from .kernels.orbits import Kappa, computed, noninvariance
+from .kernels.orbits import INVARIANT, Kappa, computed, noninvariance
 from .kernels.tiles import mirrored, tile_kernels
 from .networks import build_network
-from .routes import INVARIANT, kernel_samples
 from .settings import Settings
 from .study import Arm, Study
 from .study.tiling import Tiling, planned_tiling
 from .tasks.base import TaskData
+from .theory import kernel_samples
 
 __all__ = ["assemble", "compute", "read"]
 
@@ -171,11 +171,16 @@ def _network(arm: Arm, data: TaskData) -> Any:
 
 def _kappa(arm: Arm, data: TaskData) -> Kappa:
     """κ of the arm; of the identity alone for kernel regression."""
-    network, memory = _network(arm, data), min(MEMORY, int(arm.settings.execution.memory * 1e9 / 4))
+    network, execution = _network(arm, data), arm.settings.execution
+    memory, threads = min(MEMORY, int(execution.memory * 1e9 / 4)), execution.kernel_threads
     if not isinstance(arm.settings, Settings):
-        return lambda rows, columns: tuple(
-            kernel[..., None] for kernel in cross_kernels(network, data.input[rows], data.input[columns], memory=memory)
-        )
+
+        def identity(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            x1, x2 = data.input[rows], data.input[columns]
+            nngp, ntk = cross_kernels(network, x1, x2, memory=memory, threads=threads)
+            return nngp[..., None], ntk[..., None]
+
+        return identity
     deviation = noninvariance(network, data.input_action)
     if not deviation < INVARIANT:
         raise StudyError(
@@ -183,7 +188,7 @@ def _kappa(arm: Arm, data: TaskData) -> Kappa:
             "of the kernels between samples do not give those between their transforms.",
             remedy="Raise execution.tiles_above: the kernels are then computed on the augmented samples.",
         )
-    return computed(network, data.input_action, data.input, memory=memory)
+    return computed(network, data.input_action, data.input, memory=memory, threads=threads)
 
 
 def _inverse(arm: Arm, data: TaskData) -> np.ndarray:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .groups import get_group
-from .settings import ConvergenceSettings, RegressionSettings
+from .settings import ConvergenceSettings, Settings
 from .study import Arm, Study
 from .study.budget import Needs, needs, size
 
@@ -163,7 +163,7 @@ def _kernels_table(study: Study, keys: bool) -> tuple[Table, int]:
     jobs: dict[str, int] = {}
     for arm in study.arms:
         found = needs(arm.settings)
-        name = arm.path if isinstance(arm.settings, RegressionSettings) else arm.theory_key
+        name = arm.theory_key if isinstance(arm.settings, Settings) else arm.path
         if found is None or name in done:
             continue
         done.add(name)

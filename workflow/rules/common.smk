@@ -12,7 +12,7 @@ from snakemake.logging import logger
 from emergent_equivariance.errors import UserError
 from emergent_equivariance.figures import FIGURES as PICTURES
 from emergent_equivariance.figures import figure_names, store_arms
-from emergent_equivariance.study import load_study, read_yaml
+from emergent_equivariance.study import header, load_study, read_yaml
 from emergent_equivariance.study.tiling import planned_tiling
 
 
@@ -102,34 +102,55 @@ def inputs_of(arm):
     return files
 
 
-def kernel_inputs(arm):
-    """Data of an arm, and its kernels where they are computed in tiles."""
+def stays(path):
+    """Whether a file is there to stay: what exists needs no inputs, whatever became of them, unless runs are forced."""
+    forced = workflow.dag_settings.forceall or workflow.dag_settings.forcerun
+    return path.exists() and not forced
+
+
+def kernel_inputs(arm, made):
+    """Data of an arm, and its kernels where they are computed in tiles, unless what is made of them is there to stay."""
     files = {"data": ancient(str(STUDY.data_path(arm)))}
-    if planned_tiling(arm.settings) is not None:
+    if planned_tiling(arm.settings) is not None and not made:
         files["kernels"] = ancient(str(STUDY.kernel_path(arm)))
     return files
 
 
-def tiles_of(wildcards):
-    """Files of tiles that a kernel store is assembled from."""
+def assembly_inputs(wildcards):
+    """Inputs of a kernel store that is to be assembled; one that exists stays, however it was cut."""
     arm = arm_with("kernel_key", wildcards.key)
+    if stays(STUDY.kernel_path(arm)):
+        return {}
     jobs = planned_tiling(arm.settings).jobs(arm.settings.execution.tiles_per_job)
-    return [str(STUDY.tiles_path(arm, first, last)) for first, last in jobs]
+    tiles = [str(STUDY.tiles_path(arm, first, last)) for first, last in jobs]
+    return {"data": ancient(str(STUDY.data_path(arm))), "tiles": tiles}
+
+
+def learning_rate_inputs(wildcards):
+    """Inputs of a learning rate that is resolved."""
+    arm = arm_with("learning_rate_key", wildcards.key)
+    return kernel_inputs(arm, stays(STUDY.learning_rate_path(arm)))
 
 
 def theory_inputs(wildcards):
     """Inputs of an analytic solution."""
     arm = arm_with("theory_key", wildcards.key)
-    return inputs_of(arm) | kernel_inputs(arm)
+    return inputs_of(arm) | kernel_inputs(arm, stays(STUDY.theory_path(arm)))
+
+
+def measure_inputs(wildcards):
+    """Inputs of an arm of a study of kernels."""
+    arm = ARMS[wildcards.arm]
+    path = STUDY.measure_path(arm)
+    current = header(path).get("config_hash") == arm.result_hash
+    return kernel_inputs(arm, current and stays(path))
 
 
 def shard_inputs(wildcards):
     """Inputs of a shard that is to be trained; one that exists needs nothing, whatever became of its inputs."""
     arm = ARMS[wildcards.arm]
-    if workflow.dag_settings.forceall or workflow.dag_settings.forcerun:
-        return inputs_of(arm)
-    made = STUDY.shard_path(arm, int(wildcards.first), int(wildcards.last)).exists()
-    return {} if made else inputs_of(arm)
+    made = STUDY.shard_path(arm, int(wildcards.first), int(wildcards.last))
+    return {} if stays(made) else inputs_of(arm)
 
 
 def figure_stores():

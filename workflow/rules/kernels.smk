@@ -24,8 +24,7 @@ rule compute_kernel_tiles:
 
 rule assemble_kernels:
     input:
-        data=lambda wildcards: ancient(data_of("kernel_key", wildcards.key)),
-        tiles=tiles_of,
+        unpack(assembly_inputs),
     output:
         f"{ROOT}/kernels/{{key}}.zarr.zip",
     log:
@@ -39,7 +38,7 @@ rule assemble_kernels:
 
 rule measure_kernels:
     input:
-        unpack(lambda wildcards: kernel_inputs(ARMS[wildcards.arm])),
+        unpack(measure_inputs),
     output:
         f"{ROOT}/measures/{{arm}}.zarr.zip",
     log:

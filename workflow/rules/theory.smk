@@ -1,10 +1,6 @@
 rule resolve_learning_rate:
     input:
-        unpack(
-            lambda wildcards: kernel_inputs(
-                arm_with("learning_rate_key", wildcards.key)
-            )
-        ),
+        unpack(learning_rate_inputs),
     output:
         f"{ROOT}/theory/{{key}}.learning-rate.json",
     log:

@@ -1,0 +1,89 @@
+"""What `emeq plan` prints, for every kind of study."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from emergent_equivariance.plan import render
+from emergent_equivariance.study import parse_study
+
+TASK = {"name": "ising", "lattice": 4, "train": 20, "test": 12}
+
+
+def printed(content, results, keys=False):
+    text = io.StringIO()
+    study = parse_study({"study": "s", "task": TASK, **content}, Path("study.yaml"), results)
+    render(study, keys, Console(file=text, width=220))
+    return study, text.getvalue()
+
+
+def row(text, name):
+    """Cells of the last row that begins with a name."""
+    (*_, line) = [line for line in text.splitlines() if line.startswith(f"│ {name}")]
+    return [cell.strip() for cell in line.strip("│").split("│")]
+
+
+ENSEMBLE = {
+    "network": {"name": "mlp"},
+    "training": {"learning_rate": 0.1, "steps": 3},
+    "evaluate": {"samples": 4},
+    "sweep": {"network.width": [8, 16], "augmentation": ["none", "full"]},
+    "execution": {"tiles_above": 10, "tile_size": 6, "tiles_per_job": 3},
+}
+
+
+def test_an_ensemble_study_shows_members_and_kernels(tmp_path):
+    study, text = printed(ENSEMBLE, tmp_path, keys=True)
+    arm = study.arms[0]
+    cells = row(text, arm.path)
+    assert cells[1:3] == ["20", "8"]
+    tiles = 4 * 5 // 2 + 4
+    assert cells[4:7] == [f"{tiles} of 6²", "5", "5"]
+    assert cells[7] == "35.8 kB", "16 bytes × 28 rows × 20 columns × 4 elements"
+    assert cells[9] == arm.kernel_key
+    assert f"{arm.theory_key}" in text
+    assert text.count("of 6²") == 2, "one row per analytic solution: widths share it"
+    assert "256 members in 4 shards, 2 analytic solution(s), 5 jobs for tiles of kernels" in text
+    study.tiles_path(arm, 0, 2).parent.mkdir(parents=True)
+    study.tiles_path(arm, 0, 2).touch()
+    assert row(printed(ENSEMBLE, tmp_path)[1], arm.path)[6] == "4"
+    study.kernel_path(arm).touch()
+    assert row(printed(ENSEMBLE, tmp_path)[1], arm.path)[6] == "0"
+
+
+def test_small_kernels_have_no_tiles(tmp_path):
+    study, text = printed({**ENSEMBLE, "execution": {}}, tmp_path)
+    assert row(text, study.arms[0].path)[4:8] == ["", "", "", ""]
+    assert "jobs for tiles" not in text
+
+
+@pytest.mark.parametrize("network", ["cnn", "gcnn"])
+def test_every_network_has_a_plan(tmp_path, network):
+    _, text = printed({**ENSEMBLE, "network": {"name": network}}, tmp_path)
+    assert "core-hours" in text
+
+
+def test_a_study_without_an_analytic_side(tmp_path):
+    _, text = printed({**ENSEMBLE, "theory": {"mean": False}}, tmp_path)
+    assert "kernel pairs" not in text and "0 analytic solution(s)" in text
+
+
+def test_kernel_convergence_shows_networks(tmp_path):
+    content = {"kind": "kernel_convergence", "network": {"name": "mlp"}, "sweep": {"network.width": [8, 64]}}
+    study, text = printed({**content, "convergence": {"members": 50, "inputs": 4}}, tmp_path, keys=True)
+    assert row(text, study.arms[1].path) == ["width~64", "50", "64", "4", "500", "1", study.arms[1].data_key]
+
+
+def test_kernel_regression_shows_kernels(tmp_path):
+    content = {
+        "kind": "kernel_regression",
+        "network": {"name": "cnn"},
+        "sweep": {"network.conv_layers": [1, 2]},
+        "regression": {"sizes": [5, 20]},
+        "execution": {"tiles_above": 10, "tile_size": 10, "tiles_per_job": 4},
+    }
+    study, text = printed(content, tmp_path)
+    assert row(text, study.arms[1].path)[1:8] == ["20", "24", "780", "9 of 10²", "3", "3", "14.1 kB"]
+    assert "in all: 6 jobs for tiles of kernels" in text
