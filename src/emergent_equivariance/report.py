@@ -6,7 +6,6 @@ Orbit deviation means √orbit_variance; its standard error is that of the varia
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from .figures.selection import Choice, all_diverged, choose, last_step, metrics_choices, read_at
 from .figures.words import augmented, diverged_words, number, split_words
 from .groups import get_group
+from .pages import page, provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,17 +114,8 @@ def summary_html(study: Study, metrics: xr.Dataset, stores: Mapping[str, ArmStor
         *_analytic(stores or {}),
         *_provenance(metrics, stores or {}),
     ]
-    head = f"<meta charset='utf-8'><title>{name}: key numbers</title><style>{_CSS}</style>"
-    return f"<!DOCTYPE html>\n<html lang='en'><head>{head}</head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    return page(f"{study.name}: key numbers", parts)
 
-
-_CSS = (
-    "body{font:15px/1.5 sans-serif;max-width:75em;margin:2em auto;padding:0 1em;color:#222}"
-    "h1{font-size:1.35em}h2{font-size:1.1em}table{border-collapse:collapse;font-size:.8em}"
-    "th,td{padding:.25em .5em;text-align:right;vertical-align:top;white-space:nowrap}"
-    "th{vertical-align:bottom;white-space:normal}td.text,th.text{text-align:left}tr.arm>*{border-top:1px solid #ccc}"
-    ".note{color:#555;font-size:.9em}.scroll{overflow-x:auto}li{margin:.3em 0}"
-)
 
 _NOTE = (
     "Single member: root mean square over members. Ensemble mean: of all members. Predicted: from the NTK mean "
@@ -288,9 +279,9 @@ def _analytic(stores: Mapping[str, ArmStores]) -> list[str]:
             continue
         largest, smallest = said["largest_eigenvalue"], said["smallest_kept_eigenvalue"]
         items.append(
-            f"<li>{html.escape(said['route'])}. Eigenvalues of Θ(X, X): largest {largest:.3g}, smallest above round-off "
-            f"{smallest:.3g}; {said['rank']} of {said['rows']} above round-off, {said['negative_eigenvalues']} "
-            "negative.</li>"
+            f"<li>{html.escape(said['route'])}. Eigenvalues of Θ(X, X): largest {largest:.3g}, smallest above "
+            f"round-off {smallest:.3g}; {said['rank']} of {said['rows']} above round-off, "
+            f"{said['negative_eigenvalues']} negative.</li>"
         )
     if not items:
         return []
@@ -304,21 +295,4 @@ def _provenance(metrics: xr.Dataset, stores: Mapping[str, ArmStores]) -> list[st
     if not any(value for _, value in found):
         found = [("data_provenance", metrics.attrs.get("data_provenance"))]
     found += [(name, metrics.attrs.get(name)) for name in ("versions", "git_commit")]
-    items = [
-        f"<li><b>{html.escape(name.replace('_', ' '))}</b>: {html.escape(_flat(value))}</li>"
-        for name, value in dict.fromkeys(found)
-        if value is not None
-    ]
-    return ["<h2>Provenance</h2>\n<ul>\n" + "\n".join(items) + "\n</ul>"] if items else []
-
-
-def _flat(value: Any) -> str:
-    """A value, or a JSON text of a mapping, as ``key: value; …``."""
-    if isinstance(value, str) and value.startswith(("{", "[")):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            return value
-    if isinstance(value, dict):
-        return "; ".join(f"{key}: {_flat(item)}" for key, item in value.items())
-    return ", ".join(_flat(item) for item in value) if isinstance(value, list) else str(value)
+    return provenance(found)
