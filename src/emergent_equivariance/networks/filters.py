@@ -119,10 +119,10 @@ def _symmetric(extent: int, size: int, padding: Padding, stride: int, group: str
     def is_exact(q: int) -> bool:
         total = fit(q)[1]
         if padding == "VALID":
-            return total == 0
+            return total == 0 and q <= extent
         return total >= 0 and total % 2 == 0 and (padding == "SAME" or extent % stride == 0)
 
-    if size > extent or not is_exact(size):
+    if not is_exact(size):
         allowed = ", ".join(str(q) for q in range(1, extent + 1) if is_exact(q))
         raise StudyError(
             f"kernel_size {size} with stride {stride} and padding {padding} on {extent} pixels is not exact for the "

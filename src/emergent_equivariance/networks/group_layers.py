@@ -177,28 +177,31 @@ def serial(*layers: Layer) -> Layer:
 def check_equivariance(layer: Layer, group: Group, x1: np.ndarray, x2: np.ndarray, rtol: float = 1e-12) -> None:
     """Raise AssertionError unless a layer and its kernels commute with the left regular action.
 
-    f(gx) = g f(x) for random parameters, and K(gx, hx′)(p, p′) = K(x, x′)(g⁻¹p, h⁻¹p′), Θ likewise, for all g and
-    h = g⁻¹; x1, x2 are features (batch, height, width, element, channel), errors are relative to the largest value.
+    f(gx) = g f(x) for random parameters, and K(gx, hx′)(p, p′) = K(x, x′)(g⁻¹p, h⁻¹p′), Θ likewise, for all g and h;
+    x1, x2 are features (batch, height, width, element, channel), errors are relative to the largest value.
     """
     init_fn, apply_fn, kernel_fn = layer
-    shape, params = init_fn(jax.random.key(0), x1.shape)
-    before, behind = regular_action(group, *x1.shape[1:]), regular_action(group, *shape[1:])
-    orbit1, orbit2 = before.orbit(x1), before.orbit(x2)
+    _, height, width, elements, channels = x1.shape
+    before = regular_action(group, height, width, elements, channels)
+    orbit1, orbit2 = (before.orbit(x).reshape(-1, *x.shape[1:]) for x in (x1, x2))
+    structure = jax.eval_shape(lambda key: init_fn(key, x1.shape)[1], jax.random.key(0))
+    params = jax.tree.map(lambda leaf: np.random.default_rng(0).standard_normal(leaf.shape), structure)
 
-    def compare(ours: Any, expected: Any, what: str) -> None:
-        error = np.abs(np.asarray(ours) - np.asarray(expected)).max()
-        assert error <= rtol * np.abs(np.asarray(expected)).max(), f"{what}: differs by {error:.3g}"
+    def check(ours: Any, expected: np.ndarray, what: str) -> None:
+        error = np.abs(np.asarray(ours).reshape(expected.shape) - expected).max()
+        assert error <= rtol * np.abs(expected).max(), f"{what}: differs by {error:.3g} at most"
 
-    features = behind.orbit(np.asarray(apply_fn(params, jnp.asarray(x1))))
-    points = regular_action(group, shape[1], shape[2], shape[3], channels=1).source
-    kernels = kernel_fn(input_kernels(jnp.asarray(x1), jnp.asarray(x2)))
-    for g, h in enumerate(group.inverse):
-        name = group.elements[g]
-        compare(apply_fn(params, jnp.asarray(orbit1[:, g])), features[:, g], f"f(gx), g = {name}")
-        moved = kernel_fn(input_kernels(jnp.asarray(orbit1[:, g]), jnp.asarray(orbit2[:, h])))
-        for kernel in ("nngp", "ntk"):
-            expected = np.asarray(getattr(kernels, kernel))[points[g]][:, points[h]]
-            compare(getattr(moved, kernel), expected, f"{kernel}(gx, g⁻¹x′), g = {name}")
+    features = np.asarray(jax.jit(apply_fn)(params, orbit1))
+    _, height, width, elements, channels = features.shape
+    behind = regular_action(group, height, width, elements, channels)
+    check(features, behind.orbit(features[:: group.order]), "f(gx) = g f(x)")
+    points = regular_action(group, height, width, elements, channels=1).source
+    state = jax.jit(lambda a, b: kernel_fn(input_kernels(a, b)))(orbit1, orbit2)
+    for name in ("nngp", "ntk"):
+        kernel = np.asarray(getattr(state, name))
+        plain = kernel[:, :, :: group.order, :: group.order]
+        moved = plain[points[:, None, :, None], points[None, :, None, :]]  # (g, h, point, point_, x1, x2)
+        check(kernel, moved.transpose(2, 3, 4, 0, 5, 1), f"{name}(gx, hx′)")
 
 
 def _initial(key: jax.Array, shape: tuple[int, ...], b_std: float) -> tuple[jax.Array, jax.Array | None]:

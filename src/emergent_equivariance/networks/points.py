@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +39,11 @@ class Kernels(NamedTuple):
     ntk: jax.Array | None
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["nngp", "ntk", "covariance1", "covariance2"],
+    meta_fields=["grid"],
+)
 @dataclass(frozen=True)
 class PointKernels:
     """Covariances of the features of two batches x1, x2 between all pairs of points.
