@@ -39,7 +39,7 @@ from .networks import Network, build_network
 from .settings import Settings
 from .tasks.base import TaskData
 
-__all__ = ["Arm", "Problem", "kernel_samples", "largest_eigenvalue", "problem"]
+__all__ = ["ArmData", "Problem", "kernel_samples", "largest_eigenvalue", "problem"]
 
 
 def kernel_samples(settings: Settings, data: TaskData) -> np.ndarray:
@@ -50,7 +50,7 @@ def kernel_samples(settings: Settings, data: TaskData) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class Arm:
+class ArmData:
     """What both routes start from.
 
     Attributes:
@@ -140,11 +140,12 @@ class Arm:
 # ------------------------------------------------------------------------------------------- which route
 
 
-def _route(arm: Arm) -> tuple[Literal["group", "kappa", "direct"], str]:
+def _route(arm: ArmData) -> tuple[Literal["group", "kappa", "direct"], str]:
     """In blocks, directly with kernels taken from κ, or directly with kernels on the augmented inputs; and why."""
     augmentation, group, forced = arm.settings.augmentation, arm.group, arm.settings.theory.route != "auto"
     blocks = group.order > 1 and augmentation.kind in ("full", "random") and not forced
-    kappa = arm.kernels is not None or (augmentation.rows(group.order) > 1 and group.order > 1 and not forced)
+    fewer = augmentation.rows(group.order) ** 2 > group.order  # |G| N² entries of κ against (k N)²
+    kappa = arm.kernels is not None or (fewer and not forced)
     reason = f"augmentation is {augmentation.kind}"
     if forced:
         reason = f"theory.route is {arm.settings.theory.route}"
@@ -160,7 +161,7 @@ def _route(arm: Arm) -> tuple[Literal["group", "kappa", "direct"], str]:
     return ("kappa" if kappa else "direct"), reason
 
 
-def largest_eigenvalue(arm: Arm) -> float:
+def largest_eigenvalue(arm: ArmData) -> float:
     """λ_max of Θ on the augmented rows."""
     kind, _ = _route(arm)
     if kind == "group":
@@ -174,7 +175,7 @@ def largest_eigenvalue(arm: Arm) -> float:
     return dynamics.largest_eigenvalue(ntk)
 
 
-def problem(arm: Arm) -> Problem:
+def problem(arm: ArmData) -> Problem:
     """The arm on the route that suits it, up to the eigendecomposition."""
     kind, reason = _route(arm)
     return _in_blocks(arm, reason) if kind == "group" else _directly(arm, reason, from_kappa=kind == "kappa")
@@ -206,7 +207,7 @@ class Problem:
 # --------------------------------------------------------------------------------------- block by block
 
 
-def _in_blocks(arm: Arm, reason: str) -> Problem:
+def _in_blocks(arm: ArmData, reason: str) -> Problem:
     settings, group, train = arm.settings, arm.group, len(arm.train)
     solved = orbit_solve.representatives(group)
     if not settings.has_covariance:
@@ -243,7 +244,7 @@ def _in_blocks(arm: Arm, reason: str) -> Problem:
     return Problem(route, spectrum.eigenvalue, modes, spectrum.largest, limit, mean, covariance)
 
 
-def _undecided(arm: Arm, blocks: OrbitBlocks) -> list[np.ndarray]:
+def _undecided(arm: ArmData, blocks: OrbitBlocks) -> list[np.ndarray]:
     """Blocks of the NTK that may have a larger eigenvalue than those at hand.
 
     If no κ_ij(u) is negative, the Gram matrix has an eigenvector of λ_max without negative entries (Perron and
@@ -261,7 +262,7 @@ def _undecided(arm: Arm, blocks: OrbitBlocks) -> list[np.ndarray]:
 # -------------------------------------------------------------------------------- on the augmented rows
 
 
-def _directly(arm: Arm, reason: str, *, from_kappa: bool) -> Problem:
+def _directly(arm: ArmData, reason: str, *, from_kappa: bool) -> Problem:
     kernels = _kernels_from_kappa(arm) if from_kappa else _kernels_on_rows(arm)
     (train_nngp, train_ntk), (cross_nngp, cross_ntk) = kernels
     spectrum = dynamics.decompose(train_ntk)
@@ -293,7 +294,7 @@ def _directly(arm: Arm, reason: str, *, from_kappa: bool) -> Problem:
 Pair = tuple[np.ndarray, np.ndarray]
 
 
-def _kernels_on_rows(arm: Arm) -> tuple[Pair, Pair]:
+def _kernels_on_rows(arm: ArmData) -> tuple[Pair, Pair]:
     """(row, row_) kernels between the augmented rows, and (sample, element, row) with the orbits of the samples."""
     inputs, order = arm.inputs, arm.group.order
     pairs = len(inputs) * (len(inputs) + 1) // 2
@@ -315,7 +316,7 @@ def _kernels_on_rows(arm: Arm) -> tuple[Pair, Pair]:
     return train, (cross[0].reshape(shape), cross[1].reshape(shape))
 
 
-def _kernels_from_kappa(arm: Arm) -> tuple[Pair, Pair]:
+def _kernels_from_kappa(arm: ArmData) -> tuple[Pair, Pair]:
     """The same from Θ(g x_i, h x_j) = κ_ij(g⁻¹h)."""
     kappa = orbit_kernels(arm.kappa, arm.group, arm.samples, len(arm.train), arm.progress)
     sample, element = np.meshgrid(arm.evaluated_rows, np.arange(arm.group.order), indexing="ij")

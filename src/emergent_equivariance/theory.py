@@ -15,7 +15,7 @@ import xarray as xr
 
 from . import dynamics
 from .kernels import Progress
-from .routes import Arm, Problem, kernel_samples, largest_eigenvalue, problem
+from .routes import ArmData, Problem, kernel_samples, largest_eigenvalue, problem
 from .settings import CriticalFraction, Settings
 from .tasks.base import TaskData
 
@@ -37,7 +37,7 @@ def resolve_learning_rate(
     critical = 2 N n_out/λ_max with λ_max the largest eigenvalue of Θ(X, X) on the N augmented training rows.
     Arguments as for ``solve``.
     """
-    arm = Arm(settings, data, kernels, progress)
+    arm = ArmData(settings, data, kernels, progress)
     critical = dynamics.critical_learning_rate(largest_eigenvalue(arm), *arm.target.shape)
     return {"learning_rate": _learning_rate(settings, critical), "critical_learning_rate": critical}
 
@@ -73,7 +73,7 @@ def solve(
     """
     if not settings.training.has_mean:
         raise ValueError("the NTK gives no closed form for this arm: it needs loss mse and optimizer gd")
-    arm = Arm(settings, data, kernels, progress)
+    arm = ArmData(settings, data, kernels, progress)
     posed = problem(arm)
     critical = dynamics.critical_learning_rate(posed.largest, *arm.target.shape)
     if learning_rate is None:
@@ -107,7 +107,7 @@ def _learning_rate(settings: Settings, critical: float) -> float:
 
 
 def _attributes(
-    arm: Arm, posed: Problem, learning_rate: float, critical: float, solution: xr.Dataset
+    arm: ArmData, posed: Problem, learning_rate: float, critical: float, solution: xr.Dataset
 ) -> dict[str, Any]:
     """Conventions, conditioning and warnings of a solution."""
     rows, outputs = arm.target.shape

@@ -371,14 +371,16 @@ def test_stored_kernels(augmentation: Any) -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_a_fixed_subset_is_solved_directly_with_kernels_of_pairs() -> None:
+def test_a_large_subset_is_solved_directly_with_kernels_of_pairs() -> None:
     found = compared(settings("ising-local", "d4", "mlp", {"subset": 5}))
     assert found.attrs["route"] == (
         "direct on the augmented set, with kernels of pairs (x, ux′), because augmentation is subset"
     )
     assert found.attrs["rows"] == 30
-    none = solve(settings("digits", "c4", "mlp", "none"), build_task(settings("digits", "c4", "mlp", "none")))
-    assert none.attrs["route"] == "direct on the augmented set, because augmentation is none"
+    for augmentation, kind in (("none", "none"), ({"subset": 2}, "subset")):  # no more kernels than κ has
+        arm = settings("ising-local", "d4", "mlp", augmentation)
+        route = solve(arm, build_task(arm)).attrs["route"]
+        assert route == f"direct on the augmented set, because augmentation is {kind}"
 
 
 @pytest.mark.usefixtures("float64")
