@@ -6,7 +6,9 @@ are training samples, and M = N × (rows per sample) augmented rows, in numbers 
 - in blocks (full augmentation): 2 |G| R N of the blocks of both kernels, |G| N² of eigenvectors, and 4 copies of the
   largest block, d N × d N, while it is decomposed;
 - on the augmented rows: 2 M² of the kernels, 2 M per point of an evaluated orbit, M² of eigenvectors and 3 M² of work;
-- 2 |G| R N for κ itself, where the latter are taken from it, and again where it is read from a store of tiles.
+- 2 |G| R N for κ itself, where the latter are taken from it.
+
+A store of tiles is read and written tile by tile.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ PROGRAM = 400_000_000
 #: Largest part of the budget, in bytes, for intermediate covariances of one block of kernels (kernels.MEMORY).
 COVARIANCES = 512 * 2**20
 
-#: Copies of a tile that are alive at once: computed, made symmetric, compressed (measured).
-TILE_COPIES = 5
+#: Copies of a tile that are alive at once: computed, made symmetric, compressed (measured: 6).
+TILE_COPIES = 7
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Needs:
 
     @property
     def disk(self) -> int:
-        """Bytes of the store of tiles; while it is put together, the packed tiles take half as much again."""
+        """Bytes of the store of tiles, before compression."""
         return self.tiling.nbytes if self.tiling else 0
 
 
@@ -63,7 +65,6 @@ def needs(settings: AnySettings) -> Needs | None:
     if isinstance(settings, Settings) and not (settings.has_mean or settings.resolves_learning_rate):
         return None
     whole, tiling = whole_tiling(settings), planned_tiling(settings)
-    stored = 2 * whole.elements * whole.rows * whole.train if tiling else 0
     if isinstance(settings, RegressionSettings):
         largest = max(settings.regression.sizes)
         numbers, pairs = 2 * whole.rows * whole.train + 6 * largest**2, whole.pairs
@@ -71,10 +72,10 @@ def needs(settings: AnySettings) -> Needs | None:
         numbers, pairs = _solution(settings, whole, tiling is not None)
     budget = settings.execution.memory * 1e9
     working = PROGRAM + min(COVARIANCES, int(budget / 4))
-    jobs = len(tiling.jobs(settings.execution.tiles_per_job)) if tiling else 0
-    tile_job = working + TILE_COPIES * tiling.tile_bytes if tiling else 0
-    computing = PROGRAM if tiling else working
-    return Needs(whole, tiling, jobs, tiling.pairs if tiling else pairs, tile_job, computing + 8 * (numbers + stored))
+    if tiling is None:
+        return Needs(whole, None, 0, pairs, 0, working + 8 * numbers)
+    jobs, tiles = len(tiling.jobs(settings.execution.tiles_per_job)), TILE_COPIES * tiling.tile_bytes
+    return Needs(whole, tiling, jobs, tiling.pairs, working + tiles, PROGRAM + tiles + 8 * numbers)
 
 
 def _solution(settings: Settings, whole: Tiling, stored: bool) -> tuple[int, int]:
@@ -102,21 +103,24 @@ def check_memory(settings: AnySettings) -> None:
     if found is None:
         return
     budget, tiling = settings.execution.memory, found.tiling
-    if found.solution > budget * 1e9:
-        whole = found.whole
-        lower = "task.train or regression.sizes" if isinstance(settings, RegressionSettings) else "task.train"
-        without = "" if isinstance(settings, RegressionSettings) else ", or set theory.mean: false"
-        raise StudyError(
-            f"execution.memory: {budget:g} GB, but the analytic side of {whole.train} training samples needs about "
-            f"{size(found.solution)} at once. Its kernels alone are {whole.count} tiles of {whole.side} × {whole.side} "
-            f"samples, {size(whole.nbytes)} on disk.",
-            remedy=f"Raise execution.memory if the machine has as much, lower {lower}{without}.",
-        )
     if tiling and found.tile_job > budget * 1e9:
         raise StudyError(
             f"execution.memory: {budget:g} GB, but a job that computes tiles of {tiling.side} × {tiling.side} samples "
             f"for {tiling.elements} group elements needs about {size(found.tile_job)}.",
             remedy="Lower execution.tile_size, or raise execution.memory if the machine has as much.",
+        )
+    if found.solution > budget * 1e9:
+        whole = found.whole
+        lower = "task.train or regression.sizes" if isinstance(settings, RegressionSettings) else "task.train"
+        without = ""
+        if isinstance(settings, Settings):
+            number = " and training.learning_rate to a number" if settings.resolves_learning_rate else ""
+            without = f", or set theory.mean: false{number}"
+        raise StudyError(
+            f"execution.memory: {budget:g} GB, but the analytic side of {whole.train} training samples needs about "
+            f"{size(found.solution)} at once. Its kernels alone are {whole.count} tiles of {whole.side} × {whole.side} "
+            f"samples, {size(whole.nbytes)} on disk.",
+            remedy=f"Raise execution.memory if the machine has as much, lower {lower}{without}.",
         )
 
 

@@ -1,0 +1,68 @@
+"""Peak memory of the jobs of the analytic side, measured in processes of their own, against the stated budget."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from emergent_equivariance.study.budget import PROGRAM
+
+WORKER = """
+import json, resource, sys
+from pathlib import Path
+import jax; jax.config.update("jax_enable_x64", True)
+from emergent_equivariance import kernel_store, theory
+from emergent_equivariance.study import parse_study
+from emergent_equivariance.study.budget import needs
+from emergent_equivariance.tasks import build_task
+job, folder, train, side, augmentation = sys.argv[1], Path(sys.argv[2]), *json.loads(sys.argv[3])
+content = {
+    "study": "s",
+    "task": {"name": "ising", "lattice": 4, "train": train, "test": 20},
+    "network": {"name": "mlp"},
+    "augmentation": augmentation,
+    "training": {"learning_rate": 0.1, "steps": 10},
+    "evaluate": {"samples": 20},
+    "execution": {"tiles_above": 10, "tile_size": side, "tiles_per_job": 10**6},
+}
+study = parse_study(content, folder / "study.yaml", folder)
+(arm,) = study.arms
+data, counted = build_task(arm.settings), needs(arm.settings)
+if job == "tiles":
+    kernel_store.compute(study, arm, data, 0, counted.tiling.count - 1, say=print)
+elif job == "assemble":
+    kernel_store.assemble(study, arm, data)
+else:
+    theory.solve(arm.settings, data, 0.1, kernels=kernel_store.read(study, arm))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps([peak, counted.solution if job == "solve" else counted.tile_job, counted.disk]))
+"""
+
+
+def measured(job, folder, *size):
+    """Peak memory, what is counted for it, and the size of the whole matrix, in bytes."""
+    command = [sys.executable, "-c", WORKER, job, str(folder), json.dumps(size)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("augmentation", ["full", {"subset": 2}])
+def test_no_job_needs_more_than_is_counted(tmp_path, augmentation):
+    for job in ("tiles", "assemble", "solve"):
+        peak, counted, _ = measured(job, tmp_path, 600, 300, augmentation)
+        assert peak < counted, job
+
+
+@pytest.mark.slow
+def test_memory_of_tiles_follows_their_size_and_not_that_of_the_matrix(tmp_path):
+    """A matrix of 16 times the size in tiles of the same size takes no more; the count is not far from the truth."""
+    for job in ("tiles", "assemble"):
+        small, _, _ = measured(job, tmp_path / "small", 225, 100, "full")
+        large, _, matrix = measured(job, tmp_path / "large", 900, 100, "full")
+        assert matrix > 50e6
+        assert large - small < matrix / 4, job
+    peak, counted, _ = measured("solve", tmp_path / "large", 900, 100, "full")
+    assert counted - PROGRAM < 2.5 * (peak - small), "an estimate many times too large would refuse what can run"
