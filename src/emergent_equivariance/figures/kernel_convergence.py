@@ -63,7 +63,7 @@ def kernel_convergence(metrics: xr.Dataset) -> Figure:
     axes[0, 0].set_ylabel("relative error of the kernel")
     axes[0, 0].set_ylim(bottom=np.nanmin(metrics["noise"].values) / BELOW)
     members = metrics["members"].values
-    return finish(figure, heading(metrics, f"mean kernel: {mean_of(int(members.min()), int(members.max()))}"))
+    return finish(figure, heading(metrics, mean_of(int(members.min()), int(members.max()))))
 
 
 def _curve(ax: Axes, arms: xr.Dataset, label: str, look: dict[str, Any], beside: float) -> None:

@@ -231,7 +231,8 @@ def tables(study: Study, metrics: Dataset) -> dict[str, pd.DataFrame]:
     kernel_errors: one row per arm and kind. exponents: one per curve and kind. published: the published values.
     """
     by_arm = [name for name, variable in metrics.data_vars.items() if variable.dims == ("arm", "kind")]
-    part = metrics[[*by_arm, "members"]].drop_vars([n for n, v in metrics.coords.items() if n not in v.dims])
+    part = metrics[[*by_arm, "members"]]
+    part = part.drop_vars([name for name, v in part.coords.items() if name not in v.dims])
     frame = part.to_dataframe(dim_order=["arm", "kind"]).reset_index()
     by_curve = [name for name, variable in metrics.data_vars.items() if variable.dims == ("curve", "kind")]
     result = {
