@@ -318,6 +318,10 @@ def test_words(study, metrics):
 
 def test_a_substitute_is_announced(study, curves):
     parts = [part.assign_attrs(data_provenance='{"substitute": "a part of the set"}') for part in curves[1]]
+    joined = regression.join(study, parts)
+    assert "<b>Substitute data</b>: a part of the set" in regression.summary_html(study, joined)
+    assert "substitute data: a part of the set" in learning_curves(joined).get_suptitle()
+    parts[1].attrs["data_provenance"] = '{"source": "the whole set"}'
     assert "<b>Substitute data</b>: a part of the set" in regression.summary_html(study, regression.join(study, parts))
 
 

@@ -6,13 +6,14 @@ of the problem in it needs fewer samples.
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .panels import finish, grid, heading, plain_log_axis
 from .style import COLOURS, styled
-from .words import times_words
+from .words import substitutes, times_words
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -58,7 +59,10 @@ def learning_curves(metrics: xr.Dataset) -> Figure:
         plain_log_axis(ax.xaxis, _ticks(sizes))
     title = times_words(drawn[0]) if len(times) == 1 else ""
     lack = f"the last {len(drawn)} of {len(times)} training times" if len(drawn) < len(times) else ""
-    return finish(figure, heading(metrics, "mean of the infinite ensemble", title), [lack, *_sources(metrics)])
+    notes = [lack, *(f"substitute data: {text}" for text in substitutes(metrics.attrs["data_provenance"]))]
+    notes += [f"published: {text}" for text in _sources(metrics)]
+    width = int(13 * figure.get_figwidth())
+    return finish(figure, heading(metrics, title), ["\n".join(wrap(note, width)) for note in notes])
 
 
 def _looks(metrics: xr.Dataset) -> list[dict[str, Any]]:
@@ -99,13 +103,8 @@ def _published_sizes(metrics: xr.Dataset, name: str) -> list[int]:
 
 
 def _sources(metrics: xr.Dataset) -> list[str]:
-    """Where the published values come from, broken into lines."""
-    import textwrap
-
-    if "published_value" not in metrics:
-        return []
-    said = dict.fromkeys(metrics["published_source"].values.astype(str))
-    return ["\n".join(textwrap.wrap(f"published: {text}", 110)) for text in said]
+    """Where the published values come from."""
+    return list(dict.fromkeys(metrics["published_source"].values.astype(str))) if "published_value" in metrics else []
 
 
 def _ticks(sizes: list[int]) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
 _AUGMENTED = {"none": "no augmentation", "full": "full augmentation", "random": "random augmentation"}
@@ -77,3 +79,10 @@ def number(value: float, error: float = np.nan, *, compact: bool = False) -> str
 def times_words(time: float) -> str:
     """A training time of an infinite ensemble, in words."""
     return "trained to the end (t → ∞)" if np.isposinf(time) else f"after {time:g} steps"
+
+
+def substitutes(provenance: str) -> list[str]:
+    """What a study used in place of a data set, from its attribute data_provenance (JSON, a list where arms differ)."""
+    found = json.loads(provenance)
+    origins = found if isinstance(found, list) else [found]
+    return list(dict.fromkeys(origin["substitute"] for origin in origins if "substitute" in origin))

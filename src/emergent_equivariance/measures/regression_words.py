@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..figures.words import number, times_words
+from ..figures.words import number, substitutes, times_words
 from ..pages import page, provenance
 
 if TYPE_CHECKING:
@@ -33,27 +32,18 @@ _NOTE = (
 def summary_html(study: Study, metrics: xr.Dataset) -> str:
     """The key numbers in words, as one self-contained HTML page. The same input gives the same text."""
     metric = "accuracy" if "accuracy" in metrics else "mse"
-    time = metrics["time"].values.max()
+    time, said = metrics["time"].values.max(), metrics.attrs
     parts = [
         f"<h1>{html.escape(study.name)}: learning curves {times_words(time)}</h1>",
-        *_substitutes(metrics),
+        *(f"<p><b>Substitute data</b>: {html.escape(text)}.</p>" for text in substitutes(said["data_provenance"])),
         *_claims(metrics, metric, time),
         *(_table(metrics, name, t) for name in WORDS if name in metrics for t in metrics["time"].values[::-1]),
         f"<p class='note'>{_NOTE}</p>",
         *_published(metrics),
         *_conditioning(metrics),
-        *provenance((name, metrics.attrs.get(name)) for name in ("data_provenance", "versions", "git_commit")),
+        *provenance((name, said.get(name)) for name in ("data_provenance", "versions", "git_commit")),
     ]
     return page(f"{study.name}: learning curves", parts)
-
-
-def _substitutes(metrics: xr.Dataset) -> list[str]:
-    """That a substitute of the data set was used, from the provenance of the data."""
-    found = json.loads(metrics.attrs["data_provenance"])
-    said = [
-        origin["substitute"] for origin in (found if isinstance(found, list) else [found]) if "substitute" in origin
-    ]
-    return [f"<p><b>Substitute data</b>: {html.escape(text)}.</p>" for text in dict.fromkeys(said)]
 
 
 def _claims(metrics: xr.Dataset, metric: str, time: float) -> list[str]:
