@@ -260,15 +260,15 @@ def _check_finite(network: Network, name: str, kernel: np.ndarray, pair: Callabl
 
 
 def _first_not_finite(network: Network, x1: np.ndarray, x2: np.ndarray) -> str:
-    """Name of the first layer with a kernel between two inputs that is not finite."""
+    """Name of the first layer with a kernel of two inputs that is not finite."""
+    x = np.stack([x1, x2]).reshape(2, *network.input_shape)
     if network.stack is None:
         for name, kernel_fn in network.prefixes():
-            if not all(np.isfinite(kernel).all() for kernel in kernel_fn(x1[None], x2[None], ("nngp", "ntk"))):
+            if not all(np.isfinite(kernel).all() for kernel in kernel_fn(x, x, ("nngp", "ntk"))):
                 return name
-    else:
-        affine = [name for name in network.layers if name not in ("pool", "flatten") and "activation" not in name]
-        x1, x2 = (x.reshape(1, *network.input_shape) for x in (x1, x2))
-        for name, stack in zip(affine, convolutional.cut(network.stack), strict=True):
-            if not np.isfinite(convolutional.pair_kernels(stack, x1, x2, *np.zeros((2, 1), int))).all():
-                return name
-    return network.layers[-1]
+        return network.layers[-1]
+    affine = [name for name in network.layers if name not in ("pool", "flatten") and "activation" not in name]
+    for name, stack in zip(affine, convolutional.cut(network.stack), strict=True):
+        if not np.isfinite(convolutional.pair_kernels(stack, x, x, *np.triu_indices(2))).all():
+            return name
+    return affine[-1]

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import ceil, pi
+from typing import Literal
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from ..networks import ConvStack
 from ..networks.layers import PARALLEL_EPS
@@ -24,7 +26,11 @@ __all__ = ["bytes_per_image", "cut", "pair_kernels"]
 #: Evaluations of σ in one task of a thread: about 50 ms.
 TASK = 2 * 10**7
 
+#: Positions of strips side by side, at most: enough for long loops, few enough for the second-level cache.
+STRIP_ENTRIES = 4096
 
+
+@np.errstate(all="ignore")
 def pair_kernels(
     stack: ConvStack,
     x1: np.ndarray,
@@ -35,7 +41,7 @@ def pair_kernels(
     threads: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """NNGP and NTK of the pairs (x1[first], x2[second]).
+    """NNGP and NTK of the pairs (x1[first], x2[second]), whether or not they are finite.
 
     Args:
       stack: the network.
@@ -76,6 +82,81 @@ def _order(stack: ConvStack) -> int:
     return 1 if stack.average is None else stack.average.group.order
 
 
+def _plan(stack: ConvStack, shape: tuple[int, ...]) -> fused.Plan:
+    q, circular = stack.kernel_size, stack.padding == "CIRCULAR"
+    before, after = _margins(stack)
+    height, width, channels = shape
+    gap = after if stack.padding == "SAME" else 0
+    strip = width + (before + after if circular else 2 * gap)
+    pooled = stack.head == "global_average_pool"
+    fit = max(1, STRIP_ENTRIES // (height * strip)) if pooled else 1
+    together = max(n for n in range(1, width + 1) if width % n == 0 and n <= fit)
+    stride = together * strip
+    return fused.Plan(
+        height=height,
+        width=width,
+        channels=channels,
+        layers=stack.convolutions,
+        before=before,
+        after=after,
+        circular=circular,
+        shrink=q - 1 if stack.padding == "VALID" else 0,
+        pooled=pooled,
+        gap=gap,
+        together=together,
+        strip=strip,
+        stride=stride,
+        erf=stack.activation == "erf",
+        weight=stack.W_std**2 / q**2,
+        bias=stack.b_std**2,
+        unit=2 / pi if stack.activation == "erf" else 0.5 / pi,
+        average=_order(stack),
+        row_taps=tuple(np.uint64(i) for i in range(q)),
+        column_taps=tuple(np.uint64(i * stride) for i in range(q)),
+    )
+
+
+def _margins(stack: ConvStack) -> tuple[int, int]:
+    """Pixels added before and after the image in both directions."""
+    if stack.padding == "VALID":
+        return 0, 0
+    return (stack.kernel_size - 1) // 2, stack.kernel_size // 2
+
+
+def _filtered(stack: ConvStack, images: np.ndarray) -> np.ndarray:
+    """Sums over the filter's support: (image, row, column) → (image, row, column)."""
+    margins = _margins(stack)
+    mode: Literal["wrap", "constant"] = "wrap" if stack.padding == "CIRCULAR" else "constant"
+    padded = np.pad(images, ((0, 0), margins, margins), mode=mode)
+    windows = sliding_window_view(padded, (stack.kernel_size, stack.kernel_size), axis=(1, 2))
+    return windows.sum(axis=-1).sum(axis=-1)
+
+
+def _planes(stack: ConvStack, images: np.ndarray) -> np.ndarray:
+    """(image, plane, row, column): channels, then what σ needs of the variances before each nonlinearity.
+
+    These are √v and 1/√v for relu, √(2/(1 + 2v)) for erf; 0 where v = 0 and outside of VALID convolutions.
+    """
+    samples, height, width, channels = images.shape
+    per_layer = 1 if stack.activation == "erf" else 2
+    planes = np.zeros((samples, channels + per_layer * stack.convolutions, height, width))
+    planes[:, :channels] = np.moveaxis(images, -1, 1)
+    variance = (planes[:, :channels] ** 2).mean(axis=1)
+    for layer in range(stack.convolutions):
+        variance = stack.W_std**2 / stack.kernel_size**2 * _filtered(stack, variance) + stack.b_std**2
+        rows, columns = variance.shape[1:]
+        at = channels + per_layer * layer
+        if stack.activation == "erf":
+            planes[:, at, :rows, :columns] = np.sqrt(2 / (1 + 2 * variance))
+            variance = 2 / pi * np.arctan2(variance, np.sqrt(variance + 0.25))
+        else:
+            deviation = np.sqrt(variance)
+            planes[:, at, :rows, :columns] = deviation
+            planes[:, at + 1, :rows, :columns] = np.where(deviation == 0, 0, 1 / deviation)
+            variance = variance / 2
+    return planes
+
+
 def _after_head(
     stack: ConvStack,
     x1: np.ndarray,
@@ -87,8 +168,8 @@ def _after_head(
 ) -> tuple[np.ndarray, np.ndarray]:
     shape = x1.shape[1:]
     orbits = x2 if stack.average is None else stack.average.orbit(x2).reshape(-1, *shape)
-    planes1, planes2 = fused.planes(stack, x1), fused.planes(stack, orbits)
-    plan = fused.make_plan(stack, shape)
+    planes1, planes2 = _planes(stack, x1), _planes(stack, orbits)
+    plan = _plan(stack, shape)
     result = np.empty((2, len(first)))
 
     def evaluate(part: slice) -> int:

@@ -21,35 +21,21 @@ which includes the gaps, both kernels become 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from math import pi
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numba
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from ..networks.layers import PARALLEL_EPS
-from ..networks.stack import ConvStack
 
-__all__ = ["arccos", "arcsin", "evaluate_pairs", "make_plan", "planes"]
+__all__ = ["Plan", "arccos", "arcsin", "evaluate_pairs"]
 
-#: Minimax polynomial (Remez) of arccos(1 − w)/√(w(2 − w)) on 0 ≤ w ≤ 1, relative error 3e-17: terms of even and of
-#: odd power, from the highest. Two short loops are unrolled, and so vectorised, where one of 21 terms is not.
+#: Minimax polynomial (Remez) of arccos(1 − w)/√(2w − w²) = 1 + w R(w) on 0 ≤ w ≤ 1, relative error 3e-17: terms of R
+#: of even and of odd power, from the highest. Two short loops are unrolled, and so vectorised, where a long one is not.
 ARCCOS_EVEN = (
-    0.00012350041196124687,
-    0.00422145001473901,
-    0.018320249858265095,
-    0.022401913897845134,
-    0.00963957867653228,
-    0.0017843382486444747,
-    0.0012566229861803667,
-    0.005329564150187403,
-    0.02539683217958749,
-    0.13333333333720937,
-    1.0,
-)
-ARCCOS_ODD = (
     -0.0010487936515309296,
     -0.010559816643358966,
     -0.023273746110054068,
@@ -61,8 +47,21 @@ ARCCOS_ODD = (
     0.05714285691984117,
     0.3333333333333066,
 )
+ARCCOS_ODD = (
+    0.00012350041196124687,
+    0.00422145001473901,
+    0.018320249858265095,
+    0.022401913897845134,
+    0.00963957867653228,
+    0.0017843382486444747,
+    0.0012566229861803667,
+    0.005329564150187403,
+    0.02539683217958749,
+    0.13333333333720937,
+)
 
-#: Minimax polynomial (Remez) of arcsin(√z)/√z on 0 ≤ z ≤ 1/4, relative error 1.4e-17, from the highest power.
+#: Minimax polynomial (Remez) of arcsin(√z)/√z = 1 + z R(z) on 0 ≤ z ≤ 1/4, relative error 1.4e-17: R, from the
+#: highest power.
 ARCSIN = (
     0.0320963099593686,
     -0.016511819567575463,
@@ -76,28 +75,27 @@ ARCSIN = (
     0.04464285678139813,
     0.07500000000417985,
     0.1666666666666477,
-    1.0,
 )
 
 #: 1 − |ρ| up to here is 0; see networks.layers.
 PARALLEL = PARALLEL_EPS * float(np.finfo(np.float64).eps)
 
-#: Positions of the strips side by side: few enough for the first-level cache, enough for long loops.
-STRIP_ENTRIES = 1024
-
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _compiled(function: Function) -> Function:
+def _compiled(function: Function, *, liberties: Collection[str] = ("contract",)) -> Function:
     """``function`` compiled on its first call, kept beside the source or in the user's cache where either is writable.
 
-    Contraction to fused multiply-adds is the only liberty taken with the arithmetic.
+    The only liberties taken with the arithmetic are contraction to fused multiply-adds, and the order of plain sums.
     """
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "fastmath": set(liberties), "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # numba's word for: no folder to keep it in
         return numba.njit(**options)(function)
+
+
+_compiled_sum = partial(_compiled, liberties=("contract", "reassoc"))
 
 
 @_compiled
@@ -110,8 +108,8 @@ def _polynomial(coefficients, x):
 
 @_compiled
 def _acos_of_complement(w, sine):
-    """arccos(1 − w) for 0 ≤ w ≤ 1, with sine = √(w(2 − w))."""
-    return sine * (_polynomial(ARCCOS_EVEN, w * w) + w * _polynomial(ARCCOS_ODD, w * w))
+    """arccos(1 − w) for 0 ≤ w ≤ 1, with sine = √(2w − w²)."""
+    return sine * (w * (_polynomial(ARCCOS_EVEN, w * w) + w * _polynomial(ARCCOS_ODD, w * w))) + sine
 
 
 @_compiled
@@ -119,7 +117,8 @@ def _asin(x, complement):
     """arcsin(x), with complement = 1 − |x|."""
     small = complement > 0.5
     z = x * x if small else 0.5 * complement
-    angle = np.sqrt(z) * _polynomial(ARCSIN, z)
+    root = abs(x) if small else np.sqrt(z)
+    angle = root * (z * _polynomial(ARCSIN, z)) + root
     size = angle if small else 0.5 * pi - 2.0 * angle
     return -size if x < 0.0 else size
 
@@ -129,7 +128,7 @@ def arccos(x, out):
     """arccos of an array, to 2 units in the last place, as the relu kernel evaluates it."""
     for k in range(len(x)):
         w = 1.0 - abs(x[k])
-        angle = _acos_of_complement(w, np.sqrt(w * (2.0 - w)))
+        angle = _acos_of_complement(w, np.sqrt(2.0 * w - w * w))
         out[k] = pi - angle if x[k] < 0.0 else angle
 
 
@@ -143,9 +142,9 @@ def arcsin(x, out):
 @_compiled
 def _box(source, taps, k):
     """Σ source[k + tap]; unsigned indices, because a negative one would wrap around and hinder vectorisation."""
-    total = 0.0
-    for tap in taps:
-        total += source[np.uint64(k) + tap]
+    total = source[np.uint64(k) + taps[0]]
+    for i in range(1, len(taps)):
+        total += source[np.uint64(k) + taps[i]]
     return total
 
 
@@ -156,20 +155,25 @@ def _box_rows(out, source, taps, count):
 
 
 @_compiled
-def _product(out, x1, first, x2, second, channels, count):
-    """Covariance of the inputs, times the number of channels."""
-    a, b = x1[0, first:], x2[0, second:]
+def _product(out, strips1, first, strips2, second, channels, count):
+    """Covariance of the inputs, times the number of channels; three of them in one go."""
+    a, b = strips1[0, first:], strips2[0, second:]
+    if channels == 3:
+        c, d, e, f = strips1[1, first:], strips2[1, second:], strips1[2, first:], strips2[2, second:]
+        for k in range(count):
+            out[k] = a[k] * b[k] + c[k] * d[k] + e[k] * f[k]
+        return
     for k in range(count):
         out[k] = a[k] * b[k]
     for channel in range(1, channels):
-        a, b = x1[channel, first:], x2[channel, second:]
+        a, b = strips1[channel, first:], strips2[channel, second:]
         for k in range(count):
             out[k] += a[k] * b[k]
 
 
 @_compiled
 def _relu(nngp, ntk, sum_nngp, sum_ntk, taps, weight, bias, std1, inverse1, std2, inverse2, count):
-    """The column sums of a convolution, then relu. ``sum_ntk`` is None for the first layer, where Θ = 0."""
+    """The column sums of a convolution, then 2π times relu. ``sum_ntk`` is None for the first layer, where Θ = 0."""
     for k in range(count):
         covariance = weight * _box(sum_nngp, taps, k) + bias
         tangent = covariance
@@ -178,29 +182,41 @@ def _relu(nngp, ntk, sum_nngp, sum_ntk, taps, weight, bias, std1, inverse1, std2
         scale = std1[k] * std2[k]
         cosine = (covariance * inverse1[k]) * inverse2[k]
         w = 1.0 - abs(cosine)
-        w *= w > PARALLEL
-        sine = np.sqrt(w * (2.0 - w))
-        angle = _acos_of_complement(w, sine) * (0.5 / pi)
-        derivative = (angle if cosine < 0.0 else 0.5 - angle) * (scale != 0.0)
-        nngp[k] = scale * (sine * (0.5 / pi) + derivative * cosine)
-        ntk[k] = derivative * tangent
+        if w <= PARALLEL:
+            w = 0.0
+        sine = np.sqrt(2.0 * w - w * w)
+        angle = _acos_of_complement(w, sine)
+        supplement = angle if cosine < 0.0 else pi - angle
+        if scale == 0.0:
+            supplement = 0.0
+        nngp[k] = scale * (sine + supplement * cosine)
+        ntk[k] = supplement * tangent
 
 
 @_compiled
 def _erf(nngp, ntk, sum_nngp, sum_ntk, taps, weight, bias, inverse1, inverse2, count):
-    """The same with erf; inverse = √(2/(1 + 2v))."""
+    """The same with π/2 times erf; inverse = √(2/(1 + 2v))."""
     for k in range(count):
         covariance = weight * _box(sum_nngp, taps, k) + bias
         tangent = covariance
         if sum_ntk is not None:
             tangent += weight * _box(sum_ntk, taps, k)
-        sine = (covariance * inverse1[k]) * inverse2[k]
+        inverse = inverse1[k] * inverse2[k]
+        sine = covariance * inverse
         w = 1.0 - abs(sine)
-        nngp[k] = (2.0 / pi) * _asin(sine, w)
-        ntk[k] = tangent * ((2.0 / pi) * inverse1[k] * inverse2[k] / np.sqrt(w * (2.0 - w)))
+        nngp[k] = _asin(sine, w)
+        ntk[k] = tangent * inverse / np.sqrt(2.0 * w - w * w)
 
 
-class _Plan(NamedTuple):
+@_compiled_sum
+def _sum(values, count):
+    total = 0.0
+    for k in range(count):
+        total += values[k]
+    return total
+
+
+class Plan(NamedTuple):
     """What the compiled functions need to know.
 
     Attributes:
@@ -216,6 +232,7 @@ class _Plan(NamedTuple):
       stride: columns of all.
       erf: whether σ is erf; relu otherwise.
       weight, bias: W_std²/q² and b_std².
+      unit: in which kernels behind σ are kept.
       average: consecutive second images whose kernels are averaged.
       row_taps, column_taps: offsets of a filter's columns, and of its rows.
     """
@@ -236,6 +253,7 @@ class _Plan(NamedTuple):
     erf: bool
     weight: float
     bias: float
+    unit: float
     average: int
     row_taps: tuple[np.uint64, ...]
     column_taps: tuple[np.uint64, ...]
@@ -290,48 +308,46 @@ def _border_rows(sums, rows, plan):
 
 
 @_compiled
-def _displacement(total, work, strips1, strips2, dy, plan):
-    """Adds the kernels for vertical displacement dy to ``total`` (nngp and ntk, position)."""
-    first = 0 if plan.circular else max(0, -dy)
-    second = dy if plan.circular else max(0, dy)
+def _displacement(work, strips1, strips2, dy, plan):
+    """Sums over pixels of NNGP and NTK for vertical displacement dy and those horizontal ones the strips are for."""
     rows = plan.height if plan.circular else plan.height - abs(dy)
+    first = 0 if plan.circular else max(0, -dy) * plan.stride
+    second = dy * plan.stride if plan.circular else max(0, dy) * plan.stride
     nngp, ntk, sum_nngp, sum_ntk = work[0], work[1], work[2], work[3]
-    first, second = first * plan.stride, second * plan.stride
     out_nngp, out_ntk = nngp[plan.before :], ntk[plan.before :]
-    weight = plan.weight / plan.channels
-    plane = plan.channels
-    _product(out_nngp, strips1, first, strips2, second, plan.channels, _rounded(rows * plan.stride))
+    inner = plan.before * plan.stride
+    count = _rounded(rows * plan.stride)
+    _product(out_nngp, strips1, first, strips2, second, plan.channels, count)
+    weight, plane = plan.weight / plan.channels, plan.channels
     for layer in range(plan.layers):
-        count = _rounded(rows * plan.stride)
         if plan.circular:
             _wrap_columns(nngp, rows, plan)
-        _box_rows(sum_nngp[plan.before * plan.stride :], nngp, plan.row_taps, count)
+        _box_rows(sum_nngp[inner:], nngp, plan.row_taps, count)
         _border_rows(sum_nngp, rows, plan)
         if layer > 0:
             if plan.circular:
                 _wrap_columns(ntk, rows, plan)
-            _box_rows(sum_ntk[plan.before * plan.stride :], ntk, plan.row_taps, count)
+            _box_rows(sum_ntk[inner:], ntk, plan.row_taps, count)
             _border_rows(sum_ntk, rows, plan)
         rows -= plan.shrink
         count = _rounded(rows * plan.stride)
         a, b = strips1[plane, first:], strips2[plane, second:]
+        taps, bias = plan.column_taps, plan.bias
         if plan.erf:
-            plane += 1
             if layer > 0:
-                _erf(out_nngp, out_ntk, sum_nngp, sum_ntk, plan.column_taps, weight, plan.bias, a, b, count)
+                _erf(out_nngp, out_ntk, sum_nngp, sum_ntk, taps, weight, bias, a, b, count)
             else:
-                _erf(out_nngp, out_ntk, sum_nngp, None, plan.column_taps, weight, plan.bias, a, b, count)
+                _erf(out_nngp, out_ntk, sum_nngp, None, taps, weight, bias, a, b, count)
+            plane += 1
         else:
             c, d = strips1[plane + 1, first:], strips2[plane + 1, second:]
-            plane += 2
             if layer > 0:
-                _relu(out_nngp, out_ntk, sum_nngp, sum_ntk, plan.column_taps, weight, plan.bias, a, c, b, d, count)
+                _relu(out_nngp, out_ntk, sum_nngp, sum_ntk, taps, weight, bias, a, c, b, d, count)
             else:
-                _relu(out_nngp, out_ntk, sum_nngp, None, plan.column_taps, weight, plan.bias, a, c, b, d, count)
-        weight = plan.weight
-    for k in range(count):
-        total[0, k] += out_nngp[k]
-        total[1, k] += out_ntk[k]
+                _relu(out_nngp, out_ntk, sum_nngp, None, taps, weight, bias, a, c, b, d, count)
+            plane += 2
+        weight = plan.weight * plan.unit
+    return _sum(out_nngp, count), _sum(out_ntk, count)
 
 
 @_compiled
@@ -342,105 +358,36 @@ def _rounded(count):
 
 @_compiled
 def evaluate_pairs(result, planes1, planes2, first, second, plan):
-    """Kernels (nngp and ntk, pair) after the head of the pairs (first[p], second[p]) of images."""
+    """Kernels behind the head of pairs of images.
+
+    Args:
+      result: (2, pair), takes NNGP and NTK.
+      planes1: (image, plane, row, column), see ``convolutional``.
+      planes2: (image_ · average, plane, row, column).
+      first: (pair,) index of an image.
+      second: (pair,) index of an image_: kernels are averaged over the ``plan.average`` planes2 that belong to it.
+      plan: the network and the layout.
+    """
     spare = 64
     size = plan.height * plan.stride + spare
     strips1 = np.zeros((planes1.shape[1], size))
     strips2 = np.zeros((planes2.shape[1], size + plan.height * plan.stride if plan.circular else size))
     work = np.zeros((4, (plan.height + plan.before + plan.after) * plan.stride + plan.before + plan.after + spare))
-    total = np.empty((2, size))
     width = plan.width - plan.layers * plan.shrink
     height = plan.height - plan.layers * plan.shrink
+    highest, lowest = (height - 1, 0 if plan.circular else 1 - height) if plan.pooled else (0, 0)
+    unit = plan.unit / (plan.average * (width * height) ** (2 if plan.pooled else 1))
     for pair in range(len(first)):
-        total[:] = 0.0
+        nngp, ntk = 0.0, 0.0
         for g in range(plan.average):
             image1, image2 = planes1[first[pair]], planes2[second[pair] * plan.average + g]
-            if not plan.pooled:
-                _fill(strips1, image1, 0, False, plan)
-                _fill(strips2, image2, 0, True, plan)
-                _displacement(total, work, strips1, strips2, 0, plan)
-                continue
-            for d in range(0, plan.width, plan.together):
+            for d in range(0, plan.width if plan.pooled else 1, plan.together):
                 if d >= width and d + plan.together - 1 <= plan.width - width:
                     continue
                 _fill(strips1, image1, d, False, plan)
                 _fill(strips2, image2, d, True, plan)
-                for dy in range(0 if plan.circular else 1 - height, height):
-                    _displacement(total, work, strips1, strips2, dy, plan)
-        norm = plan.average * (width * height) ** (2 if plan.pooled else 1)
-        for kind in range(2):
-            result[kind, pair] = total[kind].sum() / norm
-
-
-def make_plan(stack: ConvStack, shape: tuple[int, ...]) -> _Plan:
-    q, circular = stack.kernel_size, stack.padding == "CIRCULAR"
-    before, after = _margins(stack)
-    height, width, channels = shape
-    gap = after if stack.padding == "SAME" else 0
-    strip = width + (before + after if circular else 2 * gap)
-    pooled = stack.head == "global_average_pool"
-    together = max(1, min(width, STRIP_ENTRIES // (height * strip))) if pooled else 1
-    stride = together * strip
-    return _Plan(
-        height=height,
-        width=width,
-        channels=channels,
-        layers=stack.convolutions,
-        before=before,
-        after=after,
-        circular=circular,
-        shrink=q - 1 if stack.padding == "VALID" else 0,
-        pooled=pooled,
-        gap=gap,
-        together=together,
-        strip=strip,
-        stride=stride,
-        erf=stack.activation == "erf",
-        weight=stack.W_std**2 / q**2,
-        bias=stack.b_std**2,
-        average=1 if stack.average is None else stack.average.group.order,
-        row_taps=tuple(np.uint64(i) for i in range(q)),
-        column_taps=tuple(np.uint64(i * stride) for i in range(q)),
-    )
-
-
-def _margins(stack: ConvStack) -> tuple[int, int]:
-    """Pixels added before and after the image in both directions."""
-    if stack.padding == "VALID":
-        return 0, 0
-    return (stack.kernel_size - 1) // 2, stack.kernel_size // 2
-
-
-def _filtered(stack: ConvStack, images: np.ndarray) -> np.ndarray:
-    """Sums over the filter's support: (image, row, column) → (image, row, column)."""
-    margins = _margins(stack)
-    mode: Literal["wrap", "constant"] = "wrap" if stack.padding == "CIRCULAR" else "constant"
-    padded = np.pad(images, ((0, 0), margins, margins), mode=mode)
-    windows = sliding_window_view(padded, (stack.kernel_size, stack.kernel_size), axis=(1, 2))
-    return windows.sum(axis=-1).sum(axis=-1)
-
-
-def planes(stack: ConvStack, images: np.ndarray) -> np.ndarray:
-    """(image, plane, row, column): channels, then what σ needs of the variances before each nonlinearity.
-
-    These are √v and 1/√v for relu, √(2/(1 + 2v)) for erf; 0 where v = 0 and outside of VALID convolutions.
-    """
-    samples, height, width, channels = images.shape
-    per_layer = 1 if stack.activation == "erf" else 2
-    planes = np.zeros((samples, channels + per_layer * stack.convolutions, height, width))
-    planes[:, :channels] = np.moveaxis(images, -1, 1)
-    variance = (planes[:, :channels] ** 2).mean(axis=1)
-    for layer in range(stack.convolutions):
-        variance = stack.W_std**2 / stack.kernel_size**2 * _filtered(stack, variance) + stack.b_std**2
-        rows, columns = variance.shape[1:]
-        at = channels + per_layer * layer
-        if stack.activation == "erf":
-            planes[:, at, :rows, :columns] = np.sqrt(2 / (1 + 2 * variance))
-            variance = 2 / pi * np.arctan2(variance, np.sqrt(variance + 0.25))
-        else:
-            deviation = np.sqrt(variance)
-            planes[:, at, :rows, :columns] = deviation
-            with np.errstate(divide="ignore"):
-                planes[:, at + 1, :rows, :columns] = np.where(deviation == 0, 0, 1 / deviation)
-            variance = variance / 2
-    return planes
+                for dy in range(lowest, highest + 1):
+                    more_nngp, more_ntk = _displacement(work, strips1, strips2, dy, plan)
+                    nngp += more_nngp
+                    ntk += more_ntk
+        result[0, pair], result[1, pair] = unit * nngp, unit * ntk
