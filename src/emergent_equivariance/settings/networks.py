@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ..errors import StudyError
-from ..groups import GROUPS, get_group, grid_action
+from ..groups import GROUPS, get_group
 from .base import Section
 
 
@@ -153,7 +153,7 @@ class GcnnNetwork(ConvolutionalNetwork):
     def check_input(self, shape: tuple[int, ...], group: str) -> None:
         self._check_images(shape, self.name)
         name = self.group or group
-        exact = self._exact_groups(shape)
+        exact = [known for known in GROUPS if known != "trivial" and GROUPS[known].acts_on_grid(*shape[:2])]
         if name not in exact:
             raise StudyError(
                 f"network.group: the kernels of a gcnn are exact for groups that map the grid of {shape[0]}×{shape[1]} "
@@ -179,18 +179,6 @@ class GcnnNetwork(ConvolutionalNetwork):
         if self.group is None:
             raise ValueError("the group of a gcnn must be filled in before its size is known")
         return get_group(self.group).order
-
-    @staticmethod
-    def _exact_groups(shape: tuple[int, ...]) -> list[str]:
-        """Names of the groups that map the grid to itself."""
-        exact = []
-        for name, group in GROUPS.items():
-            try:
-                grid_action(group, *shape[:2])
-            except StudyError:
-                continue
-            exact.append(name)
-        return [name for name in exact if name != "trivial"]
 
 
 Network = Annotated[MlpNetwork | CnnNetwork | GcnnNetwork, Field(discriminator="name")]
