@@ -264,7 +264,9 @@ def test_bad_sections_are_refused(section: dict[str, Any], message: str) -> None
 def test_too_few_inputs_in_the_data_are_named(measured: Any) -> None:
     study, _ = measured
     data = build_task(study_of(task={**CONTENT["task"], "test": 1}, convergence={"inputs": 1}).arms[0].settings)
-    with pytest.raises(StudyError, match="2 inputs, but the split test has 1"):
+    with jax.enable_x64(True), pytest.raises(StudyError, match="2 inputs, but the split test has 1"):
+        convergence.measure(study.arms[0].settings, data)
+    with jax.enable_x64(False), pytest.raises(RuntimeError, match="64 bits"):
         convergence.measure(study.arms[0].settings, data)
 
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 import pandas as pd
 from xarray import Dataset
@@ -73,6 +74,8 @@ def measure(
     Raises StudyError if there are too few inputs, UserError where an analytic kernel is not finite, RuntimeError
     without 64-bit jax.
     """
+    if jax.numpy.result_type(float) != np.float64:
+        raise RuntimeError("Empirical kernels are averaged in 64 bits: set jax_enable_x64 in the process that does so.")
     section = settings.convergence
     chosen = np.flatnonzero(data.split == "test")[: section.inputs]
     if len(chosen) < section.inputs:
@@ -83,7 +86,7 @@ def measure(
     settings.network.check_input(data.input_action.shape, data.input_action.group.name)
     network = build_network(settings.network, data.input_action.shape, data.target.shape[1])
     x, memory = data.input[chosen], int(settings.execution.memory * 1e9)
-    analytic = np.stack(gram(network, x, memory=memory))
+    analytic = np.stack(gram(network, x, memory=memory, threads=settings.execution.kernel_threads))
     samples = np.empty((section.members, *analytic.shape))
     pairs = len(x) * (len(x) + 1) // 2
     for member in range(section.members):
