@@ -4,7 +4,7 @@ For the kernels Θ̂_m of M members and the analytic Θ, let d_m = (Θ̂_m − �
 E d̄ = β, the bias of finite width, and cov d̄ = C/M:
 
     relative_error    |d̄|                              expectation of its square: |β|² + tr C/M
-    entrywise_error   mean over entries of abs(Θ̄ − Θ)/abs(Θ), Θ̄ the mean: as published by Misof et al. (2025)
+    entrywise_error   mean over entries of abs(Θ̄ − Θ)/abs(Θ), Θ̄ the mean: as in the public code of Misof et al. (2025)
     member_error      mean over members of |d_m|
     noise             √[(mean |d_m|² − |d̄|²)/(M − 1)]   its square estimates tr C/M: where relative_error is no larger,
                       it says nothing about the width's bias
@@ -17,6 +17,8 @@ around the multiple of d̄ whose squared norm is max(squared_bias, 0), which is 
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -70,7 +72,7 @@ def kernel_errors(
     return {**found, "noise": (float(np.sqrt(max(error**2 - bias, 0.0))), np.nan)}
 
 
-def _shares(members: int, resamples: int, random: np.random.Generator):
+def _shares(members: int, resamples: int, random: np.random.Generator) -> Iterator[np.ndarray]:
     """Share of every member in every resample, (resample, member), in parts."""
     together = max(1, DRAWS // members)
     for start in range(0, resamples, together):
