@@ -26,6 +26,9 @@ __all__ = ["bytes_per_image", "cut", "pair_kernels"]
 #: Evaluations of σ in one task of a thread: about 50 ms.
 TASK = 2 * 10**7
 
+#: Round-off of 1 − |cos θ|; see networks.layers.
+PARALLEL = PARALLEL_EPS * float(np.finfo(np.float64).eps)
+
 #: Positions of strips side by side, at most: enough for long loops, few enough for the second-level cache.
 STRIP_ENTRIES = 4096
 
@@ -110,6 +113,7 @@ def _plan(stack: ConvStack, shape: tuple[int, ...]) -> fused.Plan:
         weight=stack.W_std**2 / q**2,
         bias=stack.b_std**2,
         unit=2 / pi if stack.activation == "erf" else 0.5 / pi,
+        parallel=PARALLEL,
         average=_order(stack),
         row_taps=tuple(np.uint64(i) for i in range(q)),
         column_taps=tuple(np.uint64(i * stride) for i in range(q)),
@@ -178,7 +182,7 @@ def _after_head(
 
     pixels = shape[0] * shape[1]
     work = pixels * (pixels if plan.pooled else 1) * stack.convolutions * _order(stack)
-    size = max(1, min(TASK // work, ceil(len(first) / threads)))
+    size = max(1, min(TASK // work, ceil(len(first) / (4 * threads))))
     parts = [slice(start, min(start + size, len(first))) for start in range(0, len(first), size)]
     with ThreadPoolExecutor(threads) as pool:
         for done in pool.map(evaluate, parts) if threads > 1 else map(evaluate, parts):
@@ -203,7 +207,7 @@ def _dense_layers(
         variance1, variance2 = weight * variance1 + bias, weight * variance2 + bias
         if stack.activation == "relu":
             scale = np.sqrt(variance1) * np.sqrt(variance2)
-            parallel = scale - np.abs(nngp) <= PARALLEL_EPS * np.finfo(np.float64).eps * scale
+            parallel = scale - np.abs(nngp) <= PARALLEL * scale
             area = np.sqrt(np.where(parallel, 0, (scale - nngp) * (scale + nngp)))
             derivative = (pi - np.arctan2(area, nngp)) / (2 * pi)
             nngp = area / (2 * pi) + derivative * nngp

@@ -29,8 +29,6 @@ from typing import Any, NamedTuple, TypeVar
 import numba
 import numpy as np
 
-from ..networks.layers import PARALLEL_EPS
-
 __all__ = ["Plan", "arccos", "arcsin", "evaluate_pairs"]
 
 #: Minimax polynomial (Remez) of arccos(1 − w)/√(2w − w²) = 1 + w R(w) on 0 ≤ w ≤ 1, relative error 3e-17: terms of R
@@ -76,9 +74,6 @@ ARCSIN = (
     0.07500000000417985,
     0.1666666666666477,
 )
-
-#: 1 − |ρ| up to here is 0; see networks.layers.
-PARALLEL = PARALLEL_EPS * float(np.finfo(np.float64).eps)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -172,7 +167,7 @@ def _product(out, strips1, first, strips2, second, channels, count):
 
 
 @_compiled
-def _relu(nngp, ntk, sum_nngp, sum_ntk, taps, weight, bias, std1, inverse1, std2, inverse2, count):
+def _relu(nngp, ntk, sum_nngp, sum_ntk, taps, weight, bias, parallel, std1, inverse1, std2, inverse2, count):
     """The column sums of a convolution, then 2π times relu. ``sum_ntk`` is None for the first layer, where Θ = 0."""
     for k in range(count):
         covariance = weight * _box(sum_nngp, taps, k) + bias
@@ -182,7 +177,7 @@ def _relu(nngp, ntk, sum_nngp, sum_ntk, taps, weight, bias, std1, inverse1, std2
         scale = std1[k] * std2[k]
         cosine = (covariance * inverse1[k]) * inverse2[k]
         w = 1.0 - abs(cosine)
-        if w <= PARALLEL:
+        if w <= parallel:
             w = 0.0
         sine = np.sqrt(2.0 * w - w * w)
         angle = _acos_of_complement(w, sine)
@@ -233,6 +228,7 @@ class Plan(NamedTuple):
       erf: whether σ is erf; relu otherwise.
       weight, bias: W_std²/q² and b_std².
       unit: in which kernels behind σ are kept.
+      parallel: 1 − |ρ| up to here counts as 0 for relu.
       average: consecutive second images whose kernels are averaged.
       row_taps, column_taps: offsets of a filter's columns, and of its rows.
     """
@@ -254,6 +250,7 @@ class Plan(NamedTuple):
     weight: float
     bias: float
     unit: float
+    parallel: float
     average: int
     row_taps: tuple[np.uint64, ...]
     column_taps: tuple[np.uint64, ...]
@@ -342,9 +339,9 @@ def _displacement(work, strips1, strips2, dy, plan):
         else:
             c, d = strips1[plane + 1, first:], strips2[plane + 1, second:]
             if layer > 0:
-                _relu(out_nngp, out_ntk, sum_nngp, sum_ntk, taps, weight, bias, a, c, b, d, count)
+                _relu(out_nngp, out_ntk, sum_nngp, sum_ntk, taps, weight, bias, plan.parallel, a, c, b, d, count)
             else:
-                _relu(out_nngp, out_ntk, sum_nngp, None, taps, weight, bias, a, c, b, d, count)
+                _relu(out_nngp, out_ntk, sum_nngp, None, taps, weight, bias, plan.parallel, a, c, b, d, count)
             plane += 2
         weight = plan.weight * plan.unit
     return _sum(out_nngp, count), _sum(out_ntk, count)
