@@ -18,7 +18,7 @@ import xarray as xr
 
 from . import store
 from .errors import DataError, StoreError, StudyError
-from .kernels import MEMORY, cross_kernels
+from .kernels import cross_kernels
 from .kernels.orbits import INVARIANT, Kappa, computed, noninvariance
 from .kernels.tiles import mirrored, tile_kernels
 from .networks import build_network
@@ -172,7 +172,7 @@ def _network(arm: Arm, data: TaskData) -> Any:
 def _kappa(arm: Arm, data: TaskData) -> Kappa:
     """κ of the arm; of the identity alone for kernel regression."""
     network, execution = _network(arm, data), arm.settings.execution
-    memory, threads = min(MEMORY, int(execution.memory * 1e9 / 4)), execution.kernel_threads
+    memory, threads = execution.block_memory, execution.kernel_threads
     if not isinstance(arm.settings, Settings):
 
         def identity(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

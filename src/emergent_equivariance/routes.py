@@ -21,7 +21,7 @@ import xarray as xr
 from . import dynamics, orbit_solve
 from .augmentation import augmented_rows
 from .groups import Group
-from .kernels import MEMORY, Progress, cross_kernels, gram, orbit_blocks
+from .kernels import Progress, cross_kernels, gram, orbit_blocks
 from .kernels.orbits import (
     INVARIANT,
     Kappa,
@@ -117,7 +117,7 @@ class ArmData:
     @property
     def memory(self) -> int:
         """Bytes that a block of kernels may take besides inputs and result."""
-        return min(MEMORY, int(self.settings.execution.memory * 1e9 / 4))
+        return self.settings.execution.block_memory
 
     @property
     def threads(self) -> int:

@@ -19,7 +19,7 @@ from xarray import Dataset
 
 from .. import dynamics
 from ..errors import DataError, StudyError
-from ..kernels import MEMORY, cross_kernels, gram
+from ..kernels import cross_kernels, gram
 from ..networks import build_network
 from ..settings import CriticalFraction, RegressionSettings
 from ..summary import arm_labels, swept_coordinates, with_labels
@@ -140,7 +140,7 @@ def _ntk(
     settings.network.check_input(data.input_action.shape, data.input_action.group.name)
     network = build_network(settings.network, data.input_action.shape, data.target.shape[1])
     execution = settings.execution
-    memory = min(MEMORY, int(execution.memory * 1e9 / 4))
+    memory = execution.block_memory
     options: dict[str, Any] = {"memory": memory, "threads": execution.kernel_threads}
     pairs = len(train) * (len(train) + 1) // 2
     total = pairs + len(test) * len(train)

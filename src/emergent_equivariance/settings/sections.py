@@ -234,3 +234,8 @@ class Execution(Section):
     tile_size: int = Field(256, ge=1, description="Side of a tile, in samples.")
     tiles_per_job: int = Field(16, ge=1, description="Tiles computed by one job.")
     precision: Literal["float32", "float64"] = Field("float32", description="Precision of training.")
+
+    @property
+    def block_memory(self) -> int:
+        """Bytes of the memory budget that intermediate covariances of one block of kernels may take."""
+        return min(512 * 2**20, int(self.memory * 1e9 / 4))

@@ -25,9 +25,6 @@ __all__ = ["Needs", "check_memory", "needs", "size"]
 #: Bytes of one process that computes kernels before anything large is there (measured: 0.33 GB).
 PROGRAM = 400_000_000
 
-#: Largest part of the budget, in bytes, for intermediate covariances of one block of kernels (kernels.MEMORY).
-COVARIANCES = 512 * 2**20
-
 #: Copies of a tile that are alive at once: computed, made symmetric, compressed (measured: 6).
 TILE_COPIES = 7
 
@@ -70,8 +67,7 @@ def needs(settings: AnySettings) -> Needs | None:
         numbers, pairs = 2 * whole.rows * whole.train + 6 * largest**2, whole.pairs
     else:
         numbers, pairs = _solution(settings, whole, tiling is not None)
-    budget = settings.execution.memory * 1e9
-    working = PROGRAM + min(COVARIANCES, int(budget / 4))
+    working = PROGRAM + settings.execution.block_memory
     if tiling is None:
         return Needs(whole, None, 0, pairs, 0, working + 8 * numbers)
     jobs, tiles = len(tiling.jobs(settings.execution.tiles_per_job)), TILE_COPIES * tiling.tile_bytes
