@@ -175,21 +175,21 @@ def in_words(case: tuple[Any, ...]) -> str:
     return " ".join(map(str, case))
 
 
-def run(layer: str, geometry: str, b_std: float, sigma: str) -> None:
+def run(layer: str, geometry: str, b_std: float, sigma: str, members: int) -> None:
     group, side, options = GEOMETRIES[geometry]
     layers = chain(layer, get_group(group), options, 1.5, b_std, sigma)
-    check(serial(*layers), images(side), hidden=HIDDEN[layer])
+    check(serial(*layers), images(side), HIDDEN[layer], members)
 
 
 @pytest.mark.parametrize("case", CASES, ids=in_words)
 def test_layers(case: tuple[str, str, float, str]) -> None:
-    run(*case)
+    run(*case, MEMBERS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", REST, ids=in_words)
 def test_layers_elsewhere(case: tuple[str, str, float, str]) -> None:
-    run(*case)
+    run(*case, 2 * MEMBERS)
 
 
 @pytest.mark.parametrize(("name", "b_std", "sigma"), [("c2", 0.4, "relu"), ("d4", 0.0, "erf"), ("c4", 0.4, "relu")])

@@ -23,10 +23,10 @@ A layer is a triple (init_fn, apply_fn, kernel_fn) to be put together by ``seria
     apply_fn(parameters, features) → features
     kernel_fn(PointKernels) → PointKernels
 
-Cost of this recursion per pair of inputs, P = |G|·pixels points: 8·P² bytes for each of K, Θ and a working copy of
-one of them, and P²(q² + |G|) additions per layer. It is the reference for, and the route where there is no,
-faster one: up to a global pool the kernels of layers with full supports are averages of ordinary convolutional kernels
-(docs/kernels.md).
+Cost of this recursion per pair of inputs, with P = |G|·pixels points: P²(q² + |G|) additions per layer for each of K
+and Θ, and 10 to 19 arrays of 8·P² bytes (the latter for a single pair, where K(x, x) and K(x′, x′) weigh as much as K).
+It is the reference, and the route for partial supports, strides and group pools: with full supports the kernels at a
+global pool are averages of ordinary convolutional kernels (docs/kernels.md), which take far less.
 """
 
 from __future__ import annotations
