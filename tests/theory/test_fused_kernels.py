@@ -16,6 +16,7 @@ import pytest
 from emergent_equivariance.errors import UserError
 from emergent_equivariance.groups import get_group, grid_action
 from emergent_equivariance.kernels import cross_kernels, fused, gram, orbit_blocks
+from emergent_equivariance.kernels.convolutional import pair_kernels
 from emergent_equivariance.networks import Network, build_network
 from emergent_equivariance.settings import CnnNetwork, MlpNetwork
 from emergent_equivariance.settings.networks import GcnnNetwork
@@ -212,6 +213,19 @@ def test_kernels_that_are_not_finite_name_the_layer(network: Network, size: floa
         gram(network, x)
     with pytest.raises(UserError, match=f"first at .*, from its layer '{layer}' on"):
         orbit_blocks(network, x[None])
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR"])
+def test_a_kernel_that_is_not_finite_leaves_the_others_alone(head: str, padding: str) -> None:
+    stack, x = cnn((5, 5, 1), head=head, padding=padding).stack, images(4, 5, 5, 1)
+    assert stack is not None
+    bad = x.copy()
+    bad[1] = np.nan
+    first, second = np.array([0, 1, 2, 1, 0]), np.array([2, 0, 3, 1, 0])
+    expected = np.array(pair_kernels(stack, x, x, first, second))
+    expected[:, [1, 3]] = np.nan
+    np.testing.assert_array_equal(pair_kernels(stack, bad, bad, first, second), expected)
 
 
 def test_compiles_without_a_place_for_the_cache() -> None:

@@ -97,10 +97,10 @@ def orbit_blocks(
     """NNGP within each orbit: (sample, element, *input shape) → (sample, element, element_), symmetric."""
     samples, order = orbits.shape[:2]
     result = np.empty((samples, order, order))
-    largest = memory // (_bytes_per_pair(network) * order**2)
-    if network.stack is not None:
-        largest = memory // (_bytes_per_image(network) * order)
-    size = max(1, min(samples, largest, LARGEST_BLOCK))
+    bytes_per_orbit = (
+        _bytes_per_pair(network) * order**2 if network.stack is None else _bytes_per_image(network) * order
+    )
+    size = max(1, min(samples, memory // bytes_per_orbit, LARGEST_BLOCK))
     for block in _slices(samples, size):
         if network.stack is not None:
             x = orbits[block].reshape(-1, *network.input_shape)

@@ -222,7 +222,7 @@ class Plan(NamedTuple):
       shrink: rows and columns a convolution takes away.
       pooled: whether all displacements are needed.
       gap: columns between the two parts of a strip, and after them.
-      together: number of strips side by side.
+      together: number of strips side by side, a divisor of the width.
       strip: columns of one strip.
       stride: columns of all.
       erf: whether σ is erf; relu otherwise.
@@ -267,7 +267,7 @@ def _fill(strips, image, d, second, plan):
     lead = plan.before if plan.circular else 0
     for plane in range(len(image)):
         for row in range(plan.height):
-            for shift in range(d, min(d + plan.together, plan.width)):
+            for shift in range(d, d + plan.together):
                 start = row * plan.stride + (shift - d) * plan.strip + lead
                 first, last = (shift, shift - plan.width) if second else (0, 0)
                 for t in range(plan.width - shift):
@@ -388,3 +388,5 @@ def evaluate_pairs(result, planes1, planes2, first, second, plan):
                     nngp += more_nngp
                     ntk += more_ntk
         result[0, pair], result[1, pair] = unit * nngp, unit * ntk
+        if not np.isfinite(nngp + ntk):
+            work[:] = 0.0  # what lies beyond the last row is read before it is masked, and 0 · NaN is not 0
