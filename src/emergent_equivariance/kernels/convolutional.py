@@ -182,7 +182,8 @@ def _after_head(
 
     pixels = shape[0] * shape[1]
     work = pixels * (pixels if plan.pooled else 1) * stack.convolutions * _order(stack)
-    size = max(1, min(TASK // work, ceil(len(first) / (4 * threads))))
+    pieces = 1 if threads == 1 else 4 * threads
+    size = max(1, min(TASK // work, ceil(len(first) / pieces)))
     parts = [slice(start, min(start + size, len(first))) for start in range(0, len(first), size)]
     with ThreadPoolExecutor(threads) as pool:
         for done in pool.map(evaluate, parts) if threads > 1 else map(evaluate, parts):
