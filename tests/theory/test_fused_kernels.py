@@ -18,8 +18,7 @@ from emergent_equivariance.groups import get_group, grid_action
 from emergent_equivariance.kernels import cross_kernels, fused, gram, orbit_blocks
 from emergent_equivariance.kernels.convolutional import pair_kernels
 from emergent_equivariance.networks import Network, build_network
-from emergent_equivariance.settings import CnnNetwork, MlpNetwork
-from emergent_equivariance.settings.networks import GcnnNetwork
+from emergent_equivariance.settings import CnnNetwork, GcnnNetwork, MlpNetwork
 
 
 def images(samples: int, *shape: int, seed: int = 0) -> np.ndarray:

@@ -71,8 +71,7 @@ def measure(
       (size, repeat). Time is in gradient steps with the rate constant λ → ηλ/(n n_out); inf: the limit.
 
     Raises DataError if a test sample has no target, StudyError for gradient descent above the critical learning rate,
-    UserError where a kernel is not finite, RuntimeError without
-    64-bit jax.
+    UserError where a kernel is not finite, RuntimeError without 64-bit jax.
     """
     section = settings.regression
     train, test = (np.flatnonzero(data.split == split) for split in ("train", "test"))
@@ -99,15 +98,6 @@ def measure(
                 correct[i, repeat] = mean.argmax(axis=-1) == data.label[test]
             for name, value in _conditioning(spectrum, rate).items():
                 spectra[name][i, repeat] = value
-    dims = ("size", "repeat", "time", "sample")
-    variables: dict[str, Any] = {
-        "squared_error": (dims, errors, {"long_name": f"mean over outputs of (μ_t − y)²: {data.output_name}"})
-    }
-    if data.label is not None:
-        variables["correct"] = (dims, correct, {"long_name": "whether the largest output is that of the label"})
-    for name, values in spectra.items():
-        counted = name in ("rank", "negative_eigenvalues")
-        variables[name] = (dims[:2], values.astype(np.int64) if counted else values, {"long_name": CONDITIONING[name]})
     coords = {
         "size": ("size", sizes, {"long_name": "number of training samples n"}),
         "repeat": np.arange(section.repeats),
@@ -122,7 +112,22 @@ def measure(
         "ridge": "none: at t = inf only modes above round-off (rank of size) are fitted",
         "data_provenance": json.dumps(data.provenance),
     }
-    return Dataset(variables, coords, attributes)
+    return Dataset(_variables(data, errors, correct, spectra), coords, attributes)
+
+
+def _variables(
+    data: TaskData, errors: np.ndarray, correct: np.ndarray, spectra: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    dims = ("size", "repeat", "time", "sample")
+    variables: dict[str, Any] = {
+        "squared_error": (dims, errors, {"long_name": f"mean over outputs of (μ_t − y)²: {data.output_name}"})
+    }
+    if data.label is not None:
+        variables["correct"] = (dims, correct, {"long_name": "whether the largest output is that of the label"})
+    for name, values in spectra.items():
+        counted = name in ("rank", "negative_eigenvalues")
+        variables[name] = (dims[:2], values.astype(np.int64) if counted else values, {"long_name": CONDITIONING[name]})
+    return variables
 
 
 def _ntk(

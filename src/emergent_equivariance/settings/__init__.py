@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 from ..groups import GROUPS, get_group
 from .base import SAFE_NAME, Section
 from .convergence import Convergence
-from .networks import CnnNetwork, MlpNetwork, Network, NetworkSection
+from .networks import CnnNetwork, GcnnNetwork, MlpNetwork, Network, NetworkSection
 from .regression import Regression
 from .sections import (
     Augmentation,
@@ -46,6 +46,7 @@ __all__ = [
     "Evaluate",
     "Execution",
     "FashionMnistTask",
+    "GcnnNetwork",
     "IsingTask",
     "MlpNetwork",
     "Network",
