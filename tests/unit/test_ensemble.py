@@ -184,7 +184,7 @@ def test_an_arm_without_valid_members_is_all_nan():
     for data in (joined, nothing):
         assert "All members diverged" in summary_html(study, data)
         for picture in FIGURES.values():
-            if picture.needs == "metrics" and picture.title != "Orbit same predictions":
+            if (picture.needs, picture.kind) == ("metrics", "ensemble") and picture.title != "Orbit same predictions":
                 picture.draw(data).canvas.draw()
 
 
