@@ -12,6 +12,7 @@ import jax
 import mpmath
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from emergent_equivariance.errors import UserError
 from emergent_equivariance.groups import get_group, grid_action
@@ -198,12 +199,12 @@ def test_inverse_functions_to_two_units_in_the_last_place(ours: Any, exact: Any)
 @pytest.mark.parametrize(
     ("network", "size", "layer"),
     [
-        (cnn((4, 4, 1), W_std=1e10), 1e149, "convolution 1"),
-        (cnn((4, 4, 1), W_std=1e10), 1e139, "convolution 2"),
-        (cnn((4, 4, 1), W_std=1e10, dense_layers=2), 1e129, "dense 1"),
-        (cnn((4, 4, 1), W_std=1e10, readout_W_std=1e10, head="flatten"), 1e129, "readout"),
-        (build_network(GcnnNetwork(name="gcnn", group="c4", W_std=1e10), (4, 4, 1), 1), 1e139, "group convolution 2"),
-        (build_network(MlpNetwork(name="mlp", hidden_layers=2, W_std=1e10), (4, 4, 1), 1), 1e139, "dense 2"),
+        (cnn((4, 4, 1), W_std=1e6), 1e149, "convolution 1"),
+        (cnn((4, 4, 1), W_std=1e6), 1e145, "convolution 2"),
+        (cnn((4, 4, 1), W_std=1e6, dense_layers=2), 1e139, "dense 1"),
+        (cnn((4, 4, 1), W_std=1e6, readout_W_std=1e6, head="flatten"), 1e139, "readout"),
+        (build_network(GcnnNetwork(name="gcnn", group="c4", W_std=1e6), (4, 4, 1), 1), 1e145, "group convolution 2"),
+        (build_network(MlpNetwork(name="mlp", hidden_layers=2, W_std=1e6), (4, 4, 1), 1), 1e145, "dense 2"),
     ],
 )
 def test_kernels_that_are_not_finite_name_the_layer(network: Network, size: float, layer: str) -> None:
@@ -212,6 +213,14 @@ def test_kernels_that_are_not_finite_name_the_layer(network: Network, size: floa
         gram(network, x)
     with pytest.raises(UserError, match=f"first at .*, from its layer '{layer}' on"):
         orbit_blocks(network, x[None])
+
+
+@pytest.mark.parametrize("name", ["W_std", "b_std", "readout_W_std", "readout_b_std"])
+def test_scales_that_no_network_has_are_refused(name: str) -> None:
+    network = cnn((4, 4, 1), conv_layers=4, **{name: 1e6})
+    assert all(np.isfinite(kernel).all() for kernel in gram(network, images(2, 4, 4, 1)))
+    with pytest.raises(ValidationError, match=f"(?s){name}.*less than or equal to 1000000"):
+        cnn((4, 4, 1), **{name: 1.1e6})
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -336,7 +336,12 @@ def test_a_substitute_is_announced(study, curves):
         ({"sizes": [0]}, "sizes"),
         ({"sizes": [5, 5]}, "names a value twice"),
         ({"sizes": [5], "times": []}, "times"),
-        ({"sizes": [5], "times": [-1]}, "times"),
+        ({"sizes": [5], "times": [-1]}, r"regression\.times\.0: -1 is not a training time; give a number of steps"),
+        ({"sizes": [5], "times": [3, True]}, r"regression\.times\.1: True is not a training time"),
+        ({"sizes": [5], "times": [np.nan]}, r"regression\.times\.0: nan is not a training time"),
+        ({"sizes": [5], "times": [-np.inf]}, r"regression\.times\.0: -inf is not a training time"),
+        ({"sizes": [5], "times": [10**400]}, r"regression\.times\.0: 10+ is not a training time"),
+        ({"sizes": [5], "times": ["inf", np.inf]}, "names a value twice"),
         ({"sizes": [5], "times": [3, 3.0]}, "names a value twice"),
         ({"sizes": [5], "times": [2.5], "form": "descent"}, "whole steps"),
         ({"sizes": [5], "learning_rate": 0.0}, "learning_rate: 0.0 is not positive"),
@@ -355,11 +360,21 @@ def test_bad_sections_are_refused(section, says):
     assert "my_study.yaml" in str(caught.value)
 
 
-def test_descent_above_the_critical_rate_is_refused():
-    section = {"sizes": [20], "times": [5], "learning_rate": {"critical_fraction": 1.2}}
+def test_descent_above_the_critical_rate_is_refused(curves):
+    section = {"sizes": [20], "times": [5], "form": "descent"}
+    with pytest.raises(StudyError, match=r"learning_rate: .* above the critical learning rate: gradient descent div"):
+        parsed(regression={**section, "learning_rate": {"critical_fraction": 1.2}})
+    parsed(regression={**section, "learning_rate": {"critical_fraction": 1.0}})
+    measured(parsed(regression={**section, "form": "flow", "learning_rate": {"critical_fraction": 1.2}}))
+    critical = 2 * curves[1][0]["learning_rate"].sel(size=20).max().item()
     with pytest.raises(StudyError, match=r"learning_rate: .* above the critical learning rate .* 20 samples"):
-        measured(parsed(regression={**section, "form": "descent"}))
-    measured(parsed(regression={**section, "form": "flow"}))
+        measured(parsed(regression={**section, "learning_rate": 1.2 * critical}))
+
+
+def test_infinity_may_be_written_as_yaml_writes_it():
+    as_text, as_number = (parsed(regression={"sizes": [5], "times": [0, "1e3", end]}) for end in ("inf", np.inf))
+    assert as_number.arms[0].settings.regression.times == [0, 1000, "inf"]
+    assert as_number.arms[0].result_hash == as_text.arms[0].result_hash
 
 
 def test_test_samples_without_targets_are_refused(study):

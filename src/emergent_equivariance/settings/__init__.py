@@ -165,6 +165,13 @@ class RegressionSettings(Common):
             )
         if self.regression.form == "descent" and any(t != "inf" and t != int(t) for t in self.regression.times):
             raise ValueError("regression.times: gradient descent counts whole steps; use form flow, or whole numbers")
+        rate = self.regression.learning_rate
+        if self.regression.form == "descent" and isinstance(rate, CriticalFraction) and rate.critical_fraction > 1:
+            raise ValueError(
+                f"regression.learning_rate: a critical_fraction of {rate.critical_fraction:g} is above the critical "
+                "learning rate: gradient descent diverges; lower it, give {critical_fraction: 0.5}, or use "
+                "regression.form: flow"
+            )
         return self
 
 

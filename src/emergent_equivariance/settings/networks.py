@@ -13,15 +13,23 @@ from ..groups import GROUPS, get_group
 from .base import Section
 
 
+#: Largest standard deviation of weights and biases: beyond it kernels overflow.
+LARGEST_STD = 1e6
+
+
 class NetworkSection(Section):
     """Fields common to all networks, in NTK parametrisation: weights ~ N(0, 1) times W_std/√fan_in."""
 
     width: int = Field(128, ge=1, description="Units of each hidden layer (channels of each convolution).")
     activation: Literal["relu", "erf"] = Field("relu", description="Nonlinearity after each hidden layer.")
-    W_std: float = Field(1.4142, gt=0, description="Weight standard deviation of the hidden layers.")
-    b_std: float = Field(0.1, ge=0, description="Bias standard deviation of the hidden layers; 0: no bias.")
-    readout_W_std: float = Field(1.0, gt=0, description="Weight standard deviation of the readout.")
-    readout_b_std: float = Field(0.0, ge=0, description="Bias standard deviation of the readout; 0: no bias.")
+    W_std: float = Field(1.4142, gt=0, le=LARGEST_STD, description="Weight standard deviation of the hidden layers.")
+    b_std: float = Field(
+        0.1, ge=0, le=LARGEST_STD, description="Bias standard deviation of the hidden layers; 0: no bias."
+    )
+    readout_W_std: float = Field(1.0, gt=0, le=LARGEST_STD, description="Weight standard deviation of the readout.")
+    readout_b_std: float = Field(
+        0.0, ge=0, le=LARGEST_STD, description="Bias standard deviation of the readout; 0: no bias."
+    )
 
     #: Fields the infinite-width kernel does not depend on.
     WIDTHS: ClassVar[set[str]] = {"width"}

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from math import inf, nan
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from .base import Section
 from .sections import CriticalFraction
 
+
+def _time(value: Any) -> Any:
+    """A number, or "inf", which JSON can hold; YAML's .inf means the same."""
+    try:
+        number = nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = nan
+    if not number >= 0:
+        raise ValueError(f"{value!r} is not a training time; give a number of steps, at least 0, or inf")
+    return "inf" if number == inf else number
+
+
 #: A training time in gradient steps; inf: trained to the end.
-Time = Annotated[float, Field(ge=0)] | Literal["inf"]
+Time = Annotated[Annotated[float, Field(ge=0)] | Literal["inf"], BeforeValidator(_time)]
 
 
 class Published(Section):
