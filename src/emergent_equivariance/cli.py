@@ -101,7 +101,7 @@ def data(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Pat
     from .tasks import build_task
 
     study = load_study(study_file, results)
-    arm = _arm_with(study, "data_key", key)
+    arm = study.arm_with("data_key", key)
     task = build_task(arm.settings)
     store.write(store.task_to_dataset(task), study.data_path(arm), store.provenance(study))
     say(f"data: {len(task.input)} samples, {json.dumps(task.provenance, ensure_ascii=False)}")
@@ -120,7 +120,7 @@ def kernel_tiles(
 
     _use_float64()
     study = load_study(study_file, results)
-    arm = _arm_with(study, "kernel_key", key)
+    arm = study.arm_with_tiles(key)
     made = compute(study, arm, _read_data(study, arm), first, last, say=say, progress=progress("kernel pairs"))
     say(f"{made} tiles computed, {last - first + 1 - made} found")
 
@@ -131,7 +131,7 @@ def assemble_kernels(study_file: StudyArgument, key: KeyOption, results: Results
     from .kernel_store import assemble
 
     study = load_study(study_file, results)
-    arm = _arm_with(study, "kernel_key", key)
+    arm = study.arm_with_tiles(key)
     assemble(study, arm, _read_data(study, arm))
 
 
@@ -143,7 +143,7 @@ def learning_rate(study_file: StudyArgument, key: KeyOption, results: ResultsOpt
 
     _use_float64()
     study = load_study(study_file, results)
-    arm = _arm_with(study, "learning_rate_key", key)
+    arm = study.arm_with("learning_rate_key", key)
     data, kernels = _read_data(study, arm), _read_kernels(study, arm)
     rates = resolve_learning_rate(arm.settings, data, progress("kernel pairs"), kernels)
     store.write_text(json.dumps(rates) + "\n", study.learning_rate_path(arm))
@@ -158,7 +158,7 @@ def theory(study_file: StudyArgument, key: KeyOption, results: ResultsOption = P
 
     _use_float64()
     study = load_study(study_file, results)
-    arm = _arm_with(study, "theory_key", key)
+    arm = study.arm_with("theory_key", key)
     data, rate, kernels = _read_data(study, arm), _learning_rate(study, arm), _read_kernels(study, arm)
     solution = solve(arm.settings, data, rate, progress("kernel pairs"), kernels)
     if warning := solution.attrs.get("warning"):
@@ -309,14 +309,6 @@ def _use_float64() -> None:
     import jax
 
     jax.config.update("jax_enable_x64", True)
-
-
-def _arm_with(study: Study, attribute: str, key: str) -> Arm:
-    for arm in study.arms:
-        if getattr(arm, attribute) == key:
-            return arm
-    known = sorted({getattr(arm, attribute) for arm in study.arms})
-    raise StudyError(f"{study.file}: no arm has the key {key}.", remedy=f"Its keys are: {', '.join(known)}.")
 
 
 def _read_data(study: Study, arm: Arm) -> TaskData:

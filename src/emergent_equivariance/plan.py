@@ -12,7 +12,8 @@ from rich.table import Table
 from .groups import get_group
 from .settings import ConvergenceSettings, Settings
 from .study import Arm, Study
-from .study.budget import Needs, needs, size
+from .study.budget import needs, size
+from .study.tiling import planned_tiling
 
 #: Metrics kept for every member subset, each with a double and a single for its error (docs/layout.md).
 METRICS, METRIC_BYTES = 14, 12
@@ -80,7 +81,7 @@ def data_bytes(study: Study) -> int:
         samples = s.task.train + s.task.test * (1 + len(s.task.ood))
         stores[arm.data_key] = 8 * samples * (prod(shape) + outputs)
         if found := needs(s):
-            stores[arm.kernel_key] = found.disk
+            stores[arm.kernel_key] = max(found.disk, stores.get(arm.kernel_key, 0))
         if study.kind == "ensemble" and s.has_mean:
             order, records = get_group(s.group).order, len(s.training.recorded)
             evaluated = min(samples, s.evaluate.samples * len(s.splits()))
@@ -172,16 +173,18 @@ def _kernels_table(study: Study, keys: bool) -> tuple[Table, int]:
         if tiling is None:
             cells += ["", "", "", ""]
         else:
-            missing = 0 if study.kernel_path(arm).exists() else _missing(study, arm, found)
-            jobs[arm.kernel_key] = found.jobs
-            cells += [f"{tiling.count} of {tiling.side}²", str(found.jobs), str(missing), size(found.disk)]
+            ranges = _tile_jobs(study, arm.kernel_key)
+            missing = [job for job in ranges if not study.tiles_path(arm, *job).exists()]
+            to_compute = 0 if study.kernel_path(arm).exists() else len(missing)
+            jobs[arm.kernel_key] = len(ranges)
+            cells += [f"{tiling.count} of {tiling.side}²", str(len(ranges)), str(to_compute), size(found.disk)]
         cells.append(size(max(found.tile_job, found.solution)))
         table.add_row(*cells, *([arm.kernel_key if tiling else ""] if keys else []))
     return table, sum(jobs.values())
 
 
-def _missing(study: Study, arm: Arm, found: Needs) -> int:
-    """Jobs whose tiles are not there."""
-    assert found.tiling is not None
-    ranges = found.tiling.jobs(arm.settings.execution.tiles_per_job)
-    return sum(not study.tiles_path(arm, first, last).exists() for first, last in ranges)
+def _tile_jobs(study: Study, key: str) -> list[tuple[int, int]]:
+    """Ranges (first, last) of the tiles of the jobs that compute the kernels with this key."""
+    settings = study.arm_with_tiles(key).settings
+    tiling = planned_tiling(settings)
+    return tiling.jobs(settings.execution.tiles_per_job) if tiling else []

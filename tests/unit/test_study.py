@@ -138,6 +138,38 @@ def test_kernels_are_shared_by_arms_that_differ_in_augmentation_and_width():
     assert len({arm.kernel_key for arm in parse_study({**KERNELS, "sweep": network}, FILE).arms}) == 2
 
 
+TILED_DIGITS = {
+    "study": "s",
+    "task": {"name": "digits", "train": 30, "test": 10},
+    "network": {"name": "mlp"},
+    "training": {"learning_rate": 0.1, "steps": 3},
+    "theory": {"covariance": False},
+    "execution": {"tiles_above": 10, "tile_size": 8},
+}
+
+
+@pytest.mark.parametrize(
+    ("swept", "cut_by"),
+    [
+        ({"theory.route": ["direct", "auto"]}, 1),
+        ({"training.loss": ["cross_entropy", "mse"]}, 1),
+        ({"execution.tiles_above": [1000, 10]}, 1),
+        ({"execution.tile_size": [8, 16]}, 0),
+        ({"theory.route": ["direct"]}, 0),
+    ],
+)
+def test_shared_kernels_are_cut_as_the_first_arm_with_tiles_says(swept, cut_by):
+    study = parse_study({**TILED_DIGITS, "sweep": swept}, FILE)
+    (key,) = {arm.kernel_key for arm in study.arms}
+    assert study.arm_with_tiles(key) is study.arms[cut_by]
+
+
+def test_an_unknown_key_names_the_known_ones():
+    study = parse_study(TILED_DIGITS, FILE)
+    with pytest.raises(StudyError, match=f"no arm has the key 0123.*{study.arms[0].kernel_key}"):
+        study.arm_with_tiles("0123")
+
+
 BAD = {
     "unknown kind": (changed(kind="kernels"), ["kind", "'kernels'", "kernel_regression"]),
     "unknown key": (changed(task={**BASE["task"], "latice": 5}), ["task.latice", "5", "lattice"]),

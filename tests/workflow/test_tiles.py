@@ -52,6 +52,32 @@ def test_a_study_in_tiles_gives_the_same_means_and_takes_up_where_it_stopped(tmp
     assert planned()["compute_kernel_tiles"] == len(jobs) == 4
 
 
+DIGITS = {"name": "digits", "train": 8, "test": 8, "ood": "none"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "solutions"),
+    [
+        ({"sweep": {"theory.route": ["direct", "auto"]}}, 2),
+        ({"sweep": {"training.loss": ["cross_entropy", "mse"]}, "task": DIGITS}, 1),
+    ],
+)
+def test_arms_without_tiles_share_kernels_with_those_that_have_them(tmp_path, sections, solutions):
+    training = {"learning_rate": 0.1, "steps": 10}
+    place = Workplace(tmp_path, {**TINY, "execution": CUT, "training": training, **sections})
+    study = load_study(place.file)
+    assert [planned_tiling(arm.settings) is not None for arm in study.arms] == [False, True]
+    assert len({arm.kernel_key for arm in study.arms}) == 1
+    planned = place.planned("--cores", "1", "all_theory")
+    jobs = planned_tiling(study.arms[1].settings).jobs(CUT["tiles_per_job"])
+    assert planned["compute_kernel_tiles"] == len(jobs)
+    assert (planned["assemble_kernels"], planned["compute_theory"]) == (1, solutions)
+    data_key, key = study.arms[1].data_key, study.arms[1].kernel_key
+    for command in (["data", "--key", data_key], ["kernel-tiles", "--key", key, "--first", "0", "--last", "0"]):
+        done = place.emeq(command[0], "study.yaml", *command[1:])
+        assert done.returncode == 0, done.stderr
+
+
 def test_a_study_beyond_its_memory_is_refused_before_anything_runs(tmp_path):
     task = {"name": "ising", "lattice": 4, "train": 50_000, "test": 8}
     place = Workplace(tmp_path, {**TINY, "task": task})

@@ -84,16 +84,6 @@ def study_products():
     ]
 
 
-def arm_with(attribute, key):
-    """The first arm that a store with this key belongs to."""
-    return next(arm for arm in STUDY.arms if getattr(arm, attribute) == key)
-
-
-def data_of(attribute, key):
-    """Data store that the store with this key is computed from."""
-    return str(STUDY.data_path(arm_with(attribute, key)))
-
-
 def inputs_of(arm):
     """Data of an arm, and the learning rate file where one is resolved. Their content is in their names: age is not."""
     files = {"data": ancient(str(STUDY.data_path(arm)))}
@@ -118,7 +108,7 @@ def kernel_inputs(arm, made):
 
 def assembly_inputs(wildcards):
     """Inputs of a kernel store that is to be assembled; one that exists stays, however it was cut."""
-    arm = arm_with("kernel_key", wildcards.key)
+    arm = STUDY.arm_with_tiles(wildcards.key)
     if stays(STUDY.kernel_path(arm)):
         return {}
     jobs = planned_tiling(arm.settings).jobs(arm.settings.execution.tiles_per_job)
@@ -128,13 +118,13 @@ def assembly_inputs(wildcards):
 
 def learning_rate_inputs(wildcards):
     """Inputs of a learning rate that is resolved."""
-    arm = arm_with("learning_rate_key", wildcards.key)
+    arm = STUDY.arm_with("learning_rate_key", wildcards.key)
     return kernel_inputs(arm, stays(STUDY.learning_rate_path(arm)))
 
 
 def theory_inputs(wildcards):
     """Inputs of an analytic solution."""
-    arm = arm_with("theory_key", wildcards.key)
+    arm = STUDY.arm_with("theory_key", wildcards.key)
     return inputs_of(arm) | kernel_inputs(arm, stays(STUDY.theory_path(arm)))
 
 

@@ -1,6 +1,8 @@
 rule compute_kernel_tiles:
     input:
-        lambda wildcards: ancient(data_of("kernel_key", wildcards.key)),
+        lambda wildcards: ancient(
+            str(STUDY.data_path(STUDY.arm_with_tiles(wildcards.key)))
+        ),
     output:
         temp(f"{ROOT}/kernels/{{key}}/tiles-{{first}}-{{last}}.zarr.zip"),
     log:
@@ -8,13 +10,10 @@ rule compute_kernel_tiles:
     benchmark:
         f"{ROOT}/benchmarks/kernels/{{key}}/tiles-{{first}}-{{last}}.tsv"
     priority: 30
-    threads:
-        lambda wildcards: arm_with(
-            "kernel_key", wildcards.key
-        ).settings.execution.kernel_threads
+    threads: lambda wildcards: STUDY.arm_with_tiles(wildcards.key).settings.execution.kernel_threads
     params:
-        tile_size=lambda wildcards: arm_with(
-            "kernel_key", wildcards.key
+        tile_size=lambda wildcards: STUDY.arm_with_tiles(
+            wildcards.key
         ).settings.execution.tile_size,
     shell:
         EMEQ

@@ -7,7 +7,7 @@ rule resolve_learning_rate:
         f"{ROOT}/logs/theory/{{key}}.learning-rate.log",
     priority: 20
     threads:
-        lambda wildcards: arm_with(
+        lambda wildcards: STUDY.arm_with(
             "learning_rate_key", wildcards.key
         ).settings.execution.kernel_threads
     shell:
@@ -25,7 +25,7 @@ rule compute_theory:
         f"{ROOT}/benchmarks/theory/{{key}}.tsv"
     priority: 10
     threads:
-        lambda wildcards: arm_with(
+        lambda wildcards: STUDY.arm_with(
             "theory_key", wildcards.key
         ).settings.execution.kernel_threads
     shell:

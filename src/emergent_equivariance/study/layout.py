@@ -10,6 +10,7 @@ from ..errors import StudyError
 from ..settings import CriticalFraction, Tracking
 from .arms import Arm
 from .shards import header, plan_shards
+from .tiling import planned_tiling
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,28 @@ class Study:
             f"{self.file}: there is no arm {path!r}.",
             remedy=f"The arms are: {', '.join(a.path for a in self.arms)}.",
         )
+
+    def arm_with(self, attribute: str, key: str) -> Arm:
+        """The first arm whose store has this key; raises StudyError listing the keys.
+
+        Args:
+          attribute: data_key, kernel_key, theory_key or learning_rate_key.
+          key: the key.
+        """
+        for arm in self.arms:
+            if getattr(arm, attribute) == key:
+                return arm
+        known = sorted({getattr(arm, attribute) for arm in self.arms})
+        raise StudyError(f"{self.file}: no arm has the key {key}.", remedy=f"Its keys are: {', '.join(known)}.")
+
+    def arm_with_tiles(self, key: str) -> Arm:
+        """The arm whose settings say how the kernels with this key are cut: the first whose kernels are.
+
+        Arms share kernels although theory, training or execution differ, so that some may use tiles and others not;
+        where no arm does, it is the first one. Raises StudyError as ``arm_with``.
+        """
+        tiled = (arm for arm in self.arms if arm.kernel_key == key and planned_tiling(arm.settings) is not None)
+        return next(tiled, None) or self.arm_with("kernel_key", key)
 
     def warnings(self) -> list[str]:
         """What is allowed but probably not meant, one sentence each."""
