@@ -275,12 +275,13 @@ def _analytic(stores: Mapping[str, ArmStores]) -> list[str]:
     items = []
     for theory in {id(theory): theory for _, theory, _ in stores.values() if theory is not None}.values():
         said = theory.attrs
-        if "smallest_kept_eigenvalue" not in said:  # a solution of an earlier version
+        if "modes" not in said:  # a solution of an earlier version
             continue
-        largest, smallest = said["largest_eigenvalue"], said["smallest_kept_eigenvalue"]
+        smallest = said.get("smallest_kept_eigenvalue")
+        above = "none above round-off" if smallest is None else f"smallest above round-off {smallest:.3g}"
         items.append(
-            f"<li>{html.escape(said['route'])}. Eigenvalues of Θ(X, X): largest {largest:.3g}, smallest above "
-            f"round-off {smallest:.3g}; {said['rank']} of {said['rows']} above round-off, "
+            f"<li>{html.escape(said['route'])}. Eigenvalues of Θ(X, X) ({html.escape(said['modes'])}): largest "
+            f"{said['largest_eigenvalue']:.3g}, {above}; {said['rank']} of {said['rows']} above round-off, "
             f"{said['negative_eigenvalues']} negative.</li>"
         )
     if not items:

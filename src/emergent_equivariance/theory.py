@@ -122,13 +122,14 @@ def _attributes(
         "route": posed.route,
         "modes": posed.modes,
         "smallest_eigenvalue": float(posed.eigenvalue[0]),
-        "smallest_kept_eigenvalue": float(kept[0]),
         "largest_eigenvalue": posed.largest,
         "negative_eigenvalues": int((posed.eigenvalue < 0).sum()),
         "rank": len(kept),
         "network": arm.network.description,
         "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
     }
+    if len(kept):
+        attributes["smallest_kept_eigenvalue"] = float(kept[0])
     warnings = []
     if learning_rate > critical:
         warnings.append(

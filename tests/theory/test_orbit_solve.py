@@ -434,3 +434,20 @@ def _network(arm: Settings, data: Any) -> Any:
     from emergent_equivariance.networks import build_network
 
     return build_network(arm.network, data.input_action.shape, data.output_action.shape[0])
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_target_outside_the_range_of_the_kernel_leaves_the_mean_at_zero() -> None:
+    """Without bias an erf network is odd; under x ↦ −x its kernel has no invariant part, hence no mode to fit."""
+    arm = Settings.model_validate(
+        {
+            "task": {"name": "cosine", "train": 6, "test": 5},
+            "group": "c2",
+            "network": {"name": "mlp", "activation": "erf", "b_std": 0.0},
+            "augmentation": "random",
+            "training": {"steps": 100},
+        }
+    )
+    theory = solve(arm, build_task(arm))
+    assert theory.attrs["rank"] == 0 and "smallest_kept_eigenvalue" not in theory.attrs
+    assert np.abs(theory["mean"].values).max() < 1e-12

@@ -17,15 +17,14 @@ from emergent_equivariance.errors import StudyError
 from emergent_equivariance.figures import FIGURES, ArmStores
 from emergent_equivariance.figures.selection import (
     Choice,
-    Series,
     choose,
     full_ensemble,
     metrics_choices,
-    power_law,
     read_series,
 )
 from emergent_equivariance.figures.style import COLOURS
 from emergent_equivariance.figures.words import number
+from emergent_equivariance.fits import Series, power_law
 from emergent_equivariance.study import load_study
 
 ROOT = Path(__file__).parents[2]
@@ -502,9 +501,9 @@ def test_summary_tells_route_and_conditioning_of_each_analytic_solution():
     assert "Analytic solutions" not in report.summary_html(study, make_metrics(study), stores)
     for which, arm in enumerate(stores.values()):
         arm.theory.attrs |= {"route": f"route {which}", "largest_eigenvalue": 12.5, "smallest_kept_eigenvalue": 0.125}
-        arm.theory.attrs |= {"rank": 15, "rows": 16, "negative_eigenvalues": which}
+        arm.theory.attrs |= {"rank": 15, "rows": 16, "negative_eigenvalues": which, "modes": "all"}
     text = plain(report.summary_html(study, make_metrics(study), stores))
-    assert "route 1. Eigenvalues of Θ(X, X): largest 12.5, smallest above round-off 0.125; 15 of 16 above" in text
+    assert "route 1. Eigenvalues of Θ(X, X) (all): largest 12.5, smallest above round-off 0.125; 15 of 16 above" in text
     assert "round-off, 0 negative" in text and "round-off, 1 negative" in text and "No ridge" in text
 
 
