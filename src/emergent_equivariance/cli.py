@@ -6,6 +6,7 @@ Heavy libraries are imported by the subcommand that needs them.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -35,6 +36,9 @@ StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The s
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder that holds results/STUDY.")]
 ArmOption = Annotated[str, typer.Option("--arm", help="Folder name of the arm, as printed by `emeq plan`.")]
 KeyOption = Annotated[str, typer.Option("--key", help="Key of the store, as printed by `emeq plan --keys`.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads instead of execution.kernel_threads.")
+]
 
 
 def main() -> None:
@@ -113,6 +117,7 @@ def kernel_tiles(
     key: KeyOption,
     first: Annotated[int, typer.Option("--first", help="First tile.", min=0)],
     last: Annotated[int, typer.Option("--last", help="Last tile, included.", min=0)],
+    threads: ThreadsOption = None,
     results: ResultsOption = Path("results"),
 ) -> None:
     """Compute some tiles of the kernels between samples; tiles that an interrupted run finished are kept."""
@@ -120,7 +125,7 @@ def kernel_tiles(
 
     _use_float64()
     study = load_study(study_file, results)
-    arm = study.arm_with_tiles(key)
+    arm = _granted(study.arm_with_tiles(key), threads)
     made = compute(study, arm, _read_data(study, arm), first, last, say=say, progress=progress("kernel pairs"))
     say(f"{made} tiles computed, {last - first + 1 - made} found")
 
@@ -136,14 +141,16 @@ def assemble_kernels(study_file: StudyArgument, key: KeyOption, results: Results
 
 
 @app.command("learning-rate")
-def learning_rate(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Path("results")) -> None:
+def learning_rate(
+    study_file: StudyArgument, key: KeyOption, threads: ThreadsOption = None, results: ResultsOption = Path("results")
+) -> None:
     """Resolve a learning rate given as a fraction of the critical one."""
     from . import store
     from .theory import resolve_learning_rate
 
     _use_float64()
     study = load_study(study_file, results)
-    arm = study.arm_with("learning_rate_key", key)
+    arm = _granted(study.arm_with("learning_rate_key", key), threads)
     data, kernels = _read_data(study, arm), _read_kernels(study, arm)
     rates = resolve_learning_rate(arm.settings, data, progress("kernel pairs"), kernels)
     store.write_text(json.dumps(rates) + "\n", study.learning_rate_path(arm))
@@ -151,14 +158,16 @@ def learning_rate(study_file: StudyArgument, key: KeyOption, results: ResultsOpt
 
 
 @app.command()
-def theory(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Path("results")) -> None:
+def theory(
+    study_file: StudyArgument, key: KeyOption, threads: ThreadsOption = None, results: ResultsOption = Path("results")
+) -> None:
     """Compute one theory store: the analytic mean and covariance on group orbits."""
     from . import store, tracking
     from .theory import solve
 
     _use_float64()
     study = load_study(study_file, results)
-    arm = study.arm_with("theory_key", key)
+    arm = _granted(study.arm_with("theory_key", key), threads)
     data, rate, kernels = _read_data(study, arm), _learning_rate(study, arm), _read_kernels(study, arm)
     solution = solve(arm.settings, data, rate, progress("kernel pairs"), kernels)
     if warning := solution.attrs.get("warning"):
@@ -168,7 +177,9 @@ def theory(study_file: StudyArgument, key: KeyOption, results: ResultsOption = P
 
 
 @app.command()
-def measure(study_file: StudyArgument, arm: ArmOption, results: ResultsOption = Path("results")) -> None:
+def measure(
+    study_file: StudyArgument, arm: ArmOption, threads: ThreadsOption = None, results: ResultsOption = Path("results")
+) -> None:
     """Measure one arm of a study of kernels."""
     from . import store
     from .measures import get_measure
@@ -177,7 +188,8 @@ def measure(study_file: StudyArgument, arm: ArmOption, results: ResultsOption = 
     study = load_study(study_file, results)
     chosen = study.arm(arm)
     data, kernels = _read_data(study, chosen), _read_kernels(study, chosen)
-    found = get_measure(study.kind).measure(chosen.settings, data, kernels=kernels, progress=progress("kernel pairs"))
+    settings = _granted(chosen, threads).settings
+    found = get_measure(study.kind).measure(settings, data, kernels=kernels, progress=progress("kernel pairs"))
     attributes = store.provenance(study, chosen) | {"config_hash": chosen.config_hash}
     store.write(found, study.measure_path(chosen), attributes)
 
@@ -309,6 +321,14 @@ def _use_float64() -> None:
     import jax
 
     jax.config.update("jax_enable_x64", True)
+
+
+def _granted(arm: Arm, threads: int | None) -> Arm:
+    """The arm with the number of threads that its job is given, where one is."""
+    if threads is None:
+        return arm
+    execution = arm.settings.execution.model_copy(update={"kernel_threads": threads})
+    return dataclasses.replace(arm, settings=arm.settings.model_copy(update={"execution": execution}))
 
 
 def _read_data(study: Study, arm: Arm) -> TaskData:

@@ -72,6 +72,8 @@ def test_arms_without_tiles_share_kernels_with_those_that_have_them(tmp_path, se
     jobs = planned_tiling(study.arms[1].settings).jobs(CUT["tiles_per_job"])
     assert planned["compute_kernel_tiles"] == len(jobs)
     assert (planned["assemble_kernels"], planned["compute_theory"]) == (1, solutions)
+    shown = place.snakemake("-np", "--cores", "1", "all_theory").stdout
+    assert shown.count("--threads 1 ") == len(jobs) + solutions, "one thread is granted, kernel_threads is 2"
     data_key, key = study.arms[1].data_key, study.arms[1].kernel_key
     for command in (["data", "--key", data_key], ["kernel-tiles", "--key", key, "--first", "0", "--last", "0"]):
         done = place.emeq(command[0], "study.yaml", *command[1:])

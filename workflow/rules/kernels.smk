@@ -18,7 +18,7 @@ rule compute_kernel_tiles:
     shell:
         EMEQ
         + " kernel-tiles {STUDY_FILE} --key {wildcards.key} --first {wildcards.first} --last {wildcards.last}"
-        + " > {log} 2>&1"
+        + " --threads {threads} 2>&1 | tee {log} >&2"
 
 
 rule assemble_kernels:
@@ -48,4 +48,5 @@ rule measure_kernels:
     params:
         depends_on=lambda wildcards: ARMS[wildcards.arm].result_hash,
     shell:
-        EMEQ + " measure {STUDY_FILE} --arm {wildcards.arm} 2>&1 | tee {log} >&2"
+        EMEQ
+        + " measure {STUDY_FILE} --arm {wildcards.arm} --threads {threads} 2>&1 | tee {log} >&2"

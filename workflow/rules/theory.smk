@@ -11,7 +11,8 @@ rule resolve_learning_rate:
             "learning_rate_key", wildcards.key
         ).settings.execution.kernel_threads
     shell:
-        EMEQ + " learning-rate {STUDY_FILE} --key {wildcards.key} > {log} 2>&1"
+        EMEQ
+        + " learning-rate {STUDY_FILE} --key {wildcards.key} --threads {threads} 2>&1 | tee {log} >&2"
 
 
 rule compute_theory:
@@ -29,7 +30,8 @@ rule compute_theory:
             "theory_key", wildcards.key
         ).settings.execution.kernel_threads
     shell:
-        EMEQ + " theory {STUDY_FILE} --key {wildcards.key} 2>&1 | tee {log} >&2"
+        EMEQ
+        + " theory {STUDY_FILE} --key {wildcards.key} --threads {threads} 2>&1 | tee {log} >&2"
 
 
 rule all_theory:
