@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ import yaml
 
 from emergent_equivariance.errors import StudyError
 from emergent_equivariance.figures.kernel_convergence import kernel_convergence
+from emergent_equivariance.fits import Series, root_power_law
 from emergent_equivariance.measures import convergence
 from emergent_equivariance.measures.kernel_errors import kernel_errors
 from emergent_equivariance.study import load_study, parse_study
@@ -97,9 +99,9 @@ def test_exponents_come_back() -> None:
     random = np.random.default_rng(0)
     bias = 0.3 / widths
     error = np.full(5, 1e-5)
-    x, s = convergence._root_power(convergence.Series(widths, bias**2 + error * random.standard_normal(5), error))
+    x, s = root_power_law(Series(widths, bias**2 + error * random.standard_normal(5), error))
     assert abs(x + 1) < 4 * s < 0.1
-    none = convergence._root_power(convergence.Series(widths, 1e-6 * random.standard_normal(5), error))
+    none = root_power_law(Series(widths, 1e-6 * random.standard_normal(5), error))
     assert np.isnan(none).all()
 
 
@@ -144,6 +146,18 @@ def test_progress_counts_pairs(measured: Any) -> None:
         data = build_task(study.arms[0].settings)
         convergence.measure(study.arms[0].settings, data, progress=lambda *done: seen.append(done))
     assert seen == [(3 * m, 48) for m in range(1, 17)]
+
+
+def test_blocks_have_the_memory_that_the_study_file_gives(measured: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, _ = measured
+    spies = [Mock(wraps=getattr(convergence, name)) for name in ("gram", "member_kernels")]
+    for name, spy in zip(("gram", "member_kernels"), spies, strict=True):
+        monkeypatch.setattr(convergence, name, spy)
+    with jax.enable_x64(True):
+        data = build_task(study.arms[0].settings)
+        for memory, expected in ((8.0, 512 * 2**20), (0.04, 10**7)):
+            convergence.measure(study_of(execution={"memory": memory}).arms[0].settings, data)
+            assert [spy.call_args.kwargs["memory"] for spy in spies] == [expected] * 2
 
 
 def test_error_bars_and_published_values_are_no_part_of_a_store() -> None:

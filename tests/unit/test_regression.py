@@ -295,6 +295,13 @@ def test_published_values_stand_beside_ours_and_change_nothing(study, metrics, w
     assert list(regression.tables(other, joined)["published"]["size"]) == [20, 80]
 
 
+def test_published_values_of_every_arm_are_kept_once(curves):
+    swept = {"talk": PUBLISHED[:1], "both": PUBLISHED}
+    study = parsed(sweep={"regression.published": swept})
+    joined = regression.join(study, curves[1])
+    assert list(joined["published_label"].values) == ["A", "elsewhere"]
+
+
 def test_the_picture_shows_the_metrics(study, metrics, tmp_path):
     figure = learning_curves(metrics)
     for ax, name in zip(figure.axes, ("accuracy", "mse"), strict=True):

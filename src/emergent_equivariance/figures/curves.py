@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..fits import Series, power_law
 from .panels import (
     deviation_label,
     ensemble_axes,
@@ -30,7 +31,6 @@ from .panels import (
 from .selection import (
     Choice,
     Chosen,
-    Series,
     all_diverged,
     choose,
     first_of,
@@ -38,7 +38,6 @@ from .selection import (
     last_step,
     member_band,
     metrics_choices,
-    power_law,
     read_at,
     read_series,
 )

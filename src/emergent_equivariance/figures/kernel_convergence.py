@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..fits import SEEN, Series
 from .panels import finish, grid, heading, plain_log_axis, points
-from .selection import Series
 from .style import COLOURS, shades, styled
 from .words import mean_of, number
 
@@ -24,9 +24,6 @@ KINDS = {"nngp": "NNGP, readout averaged", "ntk": "NTK"}
 
 #: One per curve.
 MARKERS = "os^vDph"
-
-#: Standard errors from zero at which a bias counts as seen.
-SEEN = 3.0
 
 #: How far below the smallest noise the panels reach: smaller errors of a mean are chance.
 BELOW = 8.0

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .selection import Choice, Chosen, Series, all_diverged, full_ensemble
+from ..fits import Series
+from .selection import Choice, Chosen, all_diverged, full_ensemble
 from .style import COLOURS, PANEL, TEXT_SIZE, dashes
 from .words import augmented, diverged_words, split_words
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..fits import Series
 from .panels import finish, grid, points, say
-from .selection import Choice, Series, choose, study_choices
+from .selection import Choice, choose, study_choices
 from .stores import ArmStores, theory_variance, without_theory
 from .style import COLOURS, colour, styled
 from .words import augmented, element_text, mean_of, split_words

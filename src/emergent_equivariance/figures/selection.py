@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..fits import Series
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -137,14 +139,6 @@ def first_of(metrics: xr.Dataset) -> str:
 # ------------------------------------------------------------------------------------- reading numbers
 
 
-class Series(NamedTuple):
-    """Numbers to draw, without the missing ones: y ± error at x."""
-
-    x: np.ndarray
-    y: np.ndarray
-    error: np.ndarray
-
-
 def read_series(
     metrics: xr.Dataset, name: str, arm: Choice, split: str, dimension: str, *, root: bool = False, **at: Any
 ) -> Series:
@@ -242,14 +236,3 @@ def member_band(
     y = y[there]
     statistics = (f(y, axis=1) for f in (np.nanmean, np.nanstd, np.nanmin, np.nanmax))
     return MemberBand(values["step"].values[there].astype(float), *statistics)
-
-
-def power_law(series: Series) -> tuple[float, float]:
-    """(exponent, its standard error) of y ∝ x^exponent: least squares in logarithms, errors propagated."""
-    usable = series.y > 0
-    x, y, error = (part[usable] for part in series)
-    if len(x) < 2:
-        return np.nan, np.nan
-    centred = np.log(x) - np.log(x).mean()
-    weights = centred / (centred @ centred)
-    return float(weights @ np.log(y)), float(np.sqrt(np.sum((weights * error / y) ** 2)))

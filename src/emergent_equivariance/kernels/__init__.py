@@ -12,6 +12,7 @@ theory, never here) and raises RuntimeError without it. All functions raise User
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, isqrt
 from typing import Any
@@ -42,6 +43,29 @@ Progress = Callable[[int, int], None]
 Block = tuple[slice, slice]
 
 
+@dataclass(frozen=True)
+class _Job:
+    """Kernels to be computed.
+
+    Attributes:
+      network, x1, x2, threads, progress: see cross_kernels.
+      blocks: those of the matrix that are evaluated.
+      symmetric: x1 is x2, and blocks with row == column become symmetric.
+    """
+
+    network: Network
+    x1: np.ndarray
+    x2: np.ndarray
+    blocks: list[Block]
+    symmetric: bool
+    threads: int
+    progress: Progress | None
+
+    def report(self, done: int, pairs: int) -> None:
+        if self.progress is not None:
+            self.progress(done, pairs)
+
+
 def cross_kernels(
     network: Network,
     x1: np.ndarray,
@@ -65,7 +89,7 @@ def cross_kernels(
       (nngp, ntk), each (row, column) float64.
     """
     rows, columns = _blocks(network, len(x1), memory), _blocks(network, len(x2), memory)
-    return _fill(network, x1, x2, [(r, c) for r in rows for c in columns], False, threads, progress)
+    return _fill(_Job(network, x1, x2, [(r, c) for r in rows for c in columns], False, threads, progress))
 
 
 def gram(
@@ -79,7 +103,7 @@ def gram(
     """NNGP and NTK of a batch (row, *input shape) with itself, exactly symmetric; see cross_kernels."""
     blocks = _blocks(network, len(x), memory)
     upper = [(r, c) for i, r in enumerate(blocks) for c in blocks[i:]]
-    kernels = _fill(network, x, x, upper, True, threads, progress)
+    kernels = _fill(_Job(network, x, x, upper, True, threads, progress))
     for kernel in kernels:
         for row, column in upper:
             kernel[column, row] = kernel[row, column].T
@@ -120,77 +144,53 @@ def orbit_blocks(
     return result
 
 
-def _fill(
-    network: Network,
-    x1: np.ndarray,
-    x2: np.ndarray,
-    blocks: list[Block],
-    symmetric: bool,
-    threads: int,
-    progress: Progress | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The kernels in the given blocks. ``symmetric``: x1 is x2, and blocks with row == column become symmetric."""
-    nngp, ntk = np.zeros((len(x1), len(x2))), np.zeros((len(x1), len(x2)))
-    evaluate = _by_kernel_fn if network.stack is None else _by_stack
-    for (row, column), (block_nngp, block_ntk) in evaluate(network, x1, x2, blocks, symmetric, threads, progress):
+def _fill(job: _Job) -> tuple[np.ndarray, np.ndarray]:
+    """NNGP and NTK (row, column), zero outside the blocks."""
+    shape = len(job.x1), len(job.x2)
+    nngp, ntk = np.zeros(shape), np.zeros(shape)
+    evaluate = _by_kernel_fn if job.network.stack is None else _by_stack
+    for (row, column), (block_nngp, block_ntk) in evaluate(job):
         nngp[row, column], ntk[row, column] = block_nngp, block_ntk
     for name, kernel in (("NNGP", nngp), ("NTK", ntk)):
-        _check_finite(network, name, kernel, lambda at: (x1[at[0]], x2[at[1]]))
+        _check_finite(job.network, name, kernel, lambda at: (job.x1[at[0]], job.x2[at[1]]))
     return nngp, ntk
 
 
-def _by_kernel_fn(
-    network: Network,
-    x1: np.ndarray,
-    x2: np.ndarray,
-    blocks: list[Block],
-    symmetric: bool,
-    threads: int,
-    progress: Progress | None,
-) -> Iterator[tuple[Block, list[np.ndarray]]]:
+def _by_kernel_fn(job: _Job) -> Iterator[tuple[Block, list[np.ndarray]]]:
     _require_float64()
-    compiled = _compiled(network)
-    height = max((row.stop - row.start for row, _ in blocks), default=0)
-    width = max((column.stop - column.start for _, column in blocks), default=0)
-    pairs = sum((row.stop - row.start) * (column.stop - column.start) for row, column in blocks)
+    compiled = _compiled(job.network)
+    height = max((row.stop - row.start for row, _ in job.blocks), default=0)
+    width = max((column.stop - column.start for _, column in job.blocks), default=0)
+    pairs = sum((row.stop - row.start) * (column.stop - column.start) for row, column in job.blocks)
     done = 0
-    for row, column in blocks:
-        padded = compiled(_padded(x1, row, height), _padded(x2, column, width))
+    for row, column in job.blocks:
+        padded = compiled(_padded(job.x1, row, height), _padded(job.x2, column, width))
         within = slice(row.stop - row.start), slice(column.stop - column.start)
         kernels = [np.asarray(kernel)[within] for kernel in (padded.nngp, padded.ntk)]
-        if symmetric and row == column:
+        if job.symmetric and row == column:
             kernels = [(kernel + kernel.T) / 2 for kernel in kernels]
         yield (row, column), kernels
         done += within[0].stop * within[1].stop
-        if progress is not None:
-            progress(done, pairs)
+        job.report(done, pairs)
 
 
-def _by_stack(
-    network: Network,
-    x1: np.ndarray,
-    x2: np.ndarray,
-    blocks: list[Block],
-    symmetric: bool,
-    threads: int,
-    progress: Progress | None,
-) -> Iterator[tuple[Block, list[np.ndarray]]]:
+def _by_stack(job: _Job) -> Iterator[tuple[Block, list[np.ndarray]]]:
+    network = job.network
     assert network.stack is not None
-    pairs = len(x1) * (len(x1) + 1) // 2 if symmetric else len(x1) * len(x2)
+    pairs = len(job.x1) * (len(job.x1) + 1) // 2 if job.symmetric else len(job.x1) * len(job.x2)
     done = 0
 
     def report(finished: int) -> None:
         nonlocal done
         done += finished
-        if progress is not None:
-            progress(done, pairs)
+        job.report(done, pairs)
 
-    for row, column in blocks:
-        a, b = (x[part].reshape(-1, *network.input_shape) for x, part in ((x1, row), (x2, column)))
+    for row, column in job.blocks:
+        a, b = (x[part].reshape(-1, *network.input_shape) for x, part in ((job.x1, row), (job.x2, column)))
         shape = len(a), len(b)
-        triangle = symmetric and row == column
+        triangle = job.symmetric and row == column
         first, second = np.triu_indices(len(a)) if triangle else np.unravel_index(np.arange(len(a) * len(b)), shape)
-        values = convolutional.pair_kernels(network.stack, a, b, first, second, threads=threads, progress=report)
+        values = convolutional.pair_kernels(network.stack, a, b, first, second, threads=job.threads, progress=report)
         kernels = [np.empty(shape), np.empty(shape)]
         for kernel, value in zip(kernels, values, strict=True):
             kernel[first, second] = value

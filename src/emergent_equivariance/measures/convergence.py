@@ -8,8 +8,8 @@ of a finite mean, ∝ 1/√(width · M). ``kernel_errors`` tells them apart.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -19,15 +19,15 @@ from xarray import Dataset
 from ..augmentation import stream
 from ..empirical import MemberKernels, member_kernels
 from ..errors import StudyError
-from ..figures.kernel_convergence import SEEN
-from ..figures.selection import Series, power_law
-from ..kernels import gram
+from ..fits import Series, power_law, root_power_law
+from ..kernels import Progress, gram
 from ..networks import build_network, initial_parameters
-from ..settings import ConvergenceSettings
+from ..settings import Convergence, ConvergenceSettings
 from ..summary import arm_labels, swept_coordinates, with_labels
 from ..tasks.base import TaskData
 from .convergence_words import summary_html
 from .kernel_errors import NAMES, kernel_errors
+from .published import with_published
 
 if TYPE_CHECKING:
     from ..study import Arm, Study
@@ -45,9 +45,6 @@ EXPONENTS = {
     "member_error": "relative error of the kernel of one network",
     "bias": "root of the squared bias",
 }
-
-#: Called with (pairs of inputs finished, pairs in all).
-Progress = Callable[[int, int], None]
 
 # ----------------------------------------------------------------------------------------------- one arm
 
@@ -85,7 +82,7 @@ def measure(
         )
     settings.network.check_input(data.input_action.shape, data.input_action.group.name)
     network = build_network(settings.network, data.input_action.shape, data.target.shape[1])
-    x, memory = data.input[chosen], int(settings.execution.memory * 1e9)
+    x, memory = data.input[chosen], settings.execution.block_memory
     analytic = np.stack(gram(network, x, memory=memory, threads=settings.execution.kernel_threads))
     samples = np.empty((section.members, *analytic.shape))
     pairs = len(x) * (len(x) + 1) // 2
@@ -152,10 +149,11 @@ def join(study: Study, datasets: Sequence[Dataset]) -> Dataset:
     for name in ("network", "data_provenance"):
         said = list(dict.fromkeys(str(dataset.attrs[name]) for dataset in datasets))
         result.attrs[name] = said[0] if len(said) == 1 else f"[{', '.join(said)}]"
-    return _with_published(study, result)
+    published = [value for arm in study.arms for value in _section(arm).published]
+    return with_published(result, published, "relative error of the mean kernel, from the literature")
 
 
-def _section(arm: Arm) -> Any:
+def _section(arm: Arm) -> Convergence:
     assert isinstance(arm.settings, ConvergenceSettings)
     return arm.settings.convergence
 
@@ -189,43 +187,13 @@ def _exponents(metrics: Dataset) -> Dataset:
             for e, name in enumerate(EXPONENTS):
                 source = "squared_bias" if name == "bias" else name
                 series = Series(width, *(arms[n].sel(kind=kind).values for n in (source, f"{source}_se")))
-                found[e, :, i, k] = _root_power(series) if name == "bias" else power_law(series)
+                found[e, :, i, k] = root_power_law(series) if name == "bias" else power_law(series)
     result = Dataset(coords={"curve": curves, "kind": KINDS})
     for e, (name, words) in enumerate(EXPONENTS.items()):
         for suffix, values, what in zip(("", "_se"), found[e], ("", "standard error of: "), strict=True):
             said = {"long_name": f"{what}power of the width that fits: {words}", "units": "1"}
             result[f"{name}_exponent{suffix}"] = (("curve", "kind"), values, said)
     return result
-
-
-def _root_power(series: Series) -> tuple[float, float]:
-    """(p, its standard error) of y ∝ x^(2p), least squares with the errors as weights; y may be negative.
-
-    NaN unless the factor of proportionality is more than SEEN of its standard errors from zero.
-    """
-    from scipy.optimize import curve_fit
-
-    if len(series.x) < 2 or not (series.error > 0).all():
-        return np.nan, np.nan
-    x, scale = series.x / series.x[0], np.abs(series.y).max()
-    try:
-        best, covariance = curve_fit(
-            lambda x, a, p: a * x ** (2 * p), x, series.y / scale, (1.0, -1.0), series.error / scale, True
-        )
-    except RuntimeError:  # no convergence: there is no such power
-        return np.nan, np.nan
-    error = np.sqrt(np.diag(covariance))
-    return (float(best[1]), float(error[1])) if best[0] > SEEN * error[0] else (np.nan, np.nan)
-
-
-def _with_published(study: Study, result: Dataset) -> Dataset:
-    published = list(dict.fromkeys(p for arm in study.arms for p in _section(arm).published))
-    if not published:
-        return result
-    words = {"long_name": "relative error of the mean kernel, from the literature"}
-    result["published_value"] = ("published", [p.value for p in published], words)
-    fields = ("label", "kind", "width", "source")
-    return result.assign_coords({f"published_{f}": ("published", [getattr(p, f) for p in published]) for f in fields})
 
 
 def tables(study: Study, metrics: Dataset) -> dict[str, pd.DataFrame]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..figures.kernel_convergence import SEEN
 from ..figures.words import mean_of, number
+from ..fits import SEEN
 from ..pages import page, provenance
 
 if TYPE_CHECKING:

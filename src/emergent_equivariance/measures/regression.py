@@ -9,7 +9,7 @@ kernel is computed once per arm, between all samples; the training sets are rand
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,12 @@ from xarray import Dataset
 
 from .. import dynamics
 from ..errors import DataError, StudyError
-from ..kernels import cross_kernels, gram
+from ..kernels import Progress, cross_kernels, gram
 from ..networks import build_network
-from ..settings import CriticalFraction, RegressionSettings
+from ..settings import CriticalFraction, Regression, RegressionSettings
 from ..summary import arm_labels, swept_coordinates, with_labels
 from ..tasks.base import TaskData
+from .published import with_published
 from .regression_words import summary_html
 from .repeats import estimate, training_sets
 
@@ -43,9 +44,6 @@ CONDITIONING = {
     "negative_eigenvalues": "eigenvalues of the NTK that round-off has made negative",
     "learning_rate": "step size that finite times count in",
 }
-
-#: Called with (pairs of inputs finished, pairs in all).
-Progress = Callable[[int, int], None]
 
 # ----------------------------------------------------------------------------------------------- one arm
 
@@ -228,7 +226,13 @@ def join(study: Study, datasets: Sequence[Dataset]) -> Dataset:
     for name in ("form", "outputs", "ridge", "data_provenance"):
         said = list(dict.fromkeys(str(d.attrs[name]) for d in datasets))
         result.attrs[name] = said[0] if len(said) == 1 else f"[{', '.join(said)}]"
-    return _with_published(study, result)
+    published = [value for arm in study.arms for value in _section(arm).published]
+    return with_published(result, published, "value from the literature")
+
+
+def _section(arm: Arm) -> Regression:
+    assert isinstance(arm.settings, RegressionSettings)
+    return arm.settings.regression
 
 
 def _of_arm(dataset: Dataset, metric: str) -> Dataset:
@@ -294,10 +298,8 @@ def _differences(study: Study, datasets: Sequence[Dataset], metric: str, indexes
 
 def _paired(first: Arm, second: Arm) -> bool:
     """Whether two arms share task, test samples and the choices of training samples."""
-    a, b = first.settings, second.settings
-    assert isinstance(a, RegressionSettings) and isinstance(b, RegressionSettings)
-    same = ("seed", "repeats")
-    return a.task == b.task and all(getattr(a.regression, key) == getattr(b.regression, key) for key in same)
+    a, b = _section(first), _section(second)
+    return first.settings.task == second.settings.task and (a.seed, a.repeats) == (b.seed, b.repeats)
 
 
 def _label(arm: Arm) -> str:
@@ -306,17 +308,6 @@ def _label(arm: Arm) -> str:
     if len(values) == 1:
         return str(values[0][1])
     return ", ".join(f"{key} {value}" for key, value in values) or arm.settings.network.name
-
-
-def _with_published(study: Study, result: Dataset) -> Dataset:
-    first = study.arms[0].settings
-    assert isinstance(first, RegressionSettings)
-    published = first.regression.published
-    if not published:
-        return result
-    result["published_value"] = ("published", [p.value for p in published], {"long_name": "value from the literature"})
-    fields = ("label", "size", "metric", "source")
-    return result.assign_coords({f"published_{f}": ("published", [getattr(p, f) for p in published]) for f in fields})
 
 
 def tables(study: Study, metrics: Dataset) -> dict[str, pd.DataFrame]:

@@ -12,7 +12,6 @@ from ..errors import StudyError
 from ..groups import GROUPS, get_group
 from .base import Section
 
-
 #: Largest standard deviation of weights and biases: beyond it kernels overflow.
 LARGEST_STD = 1e6
 
