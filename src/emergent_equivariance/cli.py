@@ -150,6 +150,7 @@ def learning_rate(
 
     _use_float64()
     study = load_study(study_file, results)
+    _check_kind(study, "learning-rate", ensemble=True)
     arm = _granted(study.arm_with("learning_rate_key", key), threads)
     data, kernels = _read_data(study, arm), _read_kernels(study, arm)
     rates = resolve_learning_rate(arm.settings, data, progress("kernel pairs"), kernels)
@@ -167,6 +168,7 @@ def theory(
 
     _use_float64()
     study = load_study(study_file, results)
+    _check_kind(study, "theory", ensemble=True)
     arm = _granted(study.arm_with("theory_key", key), threads)
     data, rate, kernels = _read_data(study, arm), _learning_rate(study, arm), _read_kernels(study, arm)
     solution = solve(arm.settings, data, rate, progress("kernel pairs"), kernels)
@@ -186,6 +188,7 @@ def measure(
 
     _use_float64()
     study = load_study(study_file, results)
+    _check_kind(study, "measure", ensemble=False)
     chosen = study.arm(arm)
     data, kernels = _read_data(study, chosen), _read_kernels(study, chosen)
     settings = _granted(chosen, threads).settings
@@ -207,6 +210,7 @@ def train(
     from .training import build_problem, get_engine
 
     study = load_study(study_file, results)
+    _check_kind(study, "train", ensemble=True)
     chosen = study.arm(arm)
     if last < first:
         raise StudyError(f"--last {last} is below --first {first}.", remedy="Give a range of members.")
@@ -242,6 +246,7 @@ def aggregate(study_file: StudyArgument, arm: ArmOption, results: ResultsOption 
     from .ensemble import reference
 
     study = load_study(study_file, results)
+    _check_kind(study, "aggregate", ensemble=True)
     chosen = study.arm(arm)
     solution = store.read(study.theory_path(chosen)).load() if chosen.settings.has_mean else None
     shards = (
@@ -321,6 +326,16 @@ def _use_float64() -> None:
     import jax
 
     jax.config.update("jax_enable_x64", True)
+
+
+def _check_kind(study: Study, command: str, *, ensemble: bool) -> None:
+    """Raise StudyError where the study has nothing for a command that belongs to ensembles, or to studies of kernels."""
+    if (study.kind == "ensemble") == ensemble:
+        return
+    said = f"{study.file}: is of kind {study.kind}, for which there is no `emeq {command}`"
+    if ensemble:
+        raise StudyError(f"{said}: nothing is trained.", remedy=f"Use `emeq measure {study.file} --arm ARM`.")
+    raise StudyError(f"{said}.", remedy="Use `emeq theory`, `emeq train` and `emeq aggregate`.")
 
 
 def _granted(arm: Arm, threads: int | None) -> Arm:

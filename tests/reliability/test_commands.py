@@ -4,7 +4,9 @@ import pytest
 import yaml
 
 from emergent_equivariance import cli, kernel_store, theory
-from emergent_equivariance.measures import regression
+from emergent_equivariance.errors import StudyError
+from emergent_equivariance.measures import get_measure, regression
+from emergent_equivariance.settings import STUDY_FILES
 from emergent_equivariance.study import load_study
 
 ENSEMBLE = {
@@ -61,3 +63,27 @@ def test_kernels_are_computed_on_the_threads_that_are_granted(
         getattr(cli, command)(study.file, getattr(arm, attribute), **more, threads=threads, results=study.results)
     settings = [argument for argument in seen if isinstance(argument, type(arm.settings))]
     assert [found.execution.kernel_threads for found in settings] == [used]
+
+
+@pytest.mark.parametrize(
+    ("content", "command", "arguments", "remedy"),
+    [
+        (REGRESSION, "theory", {"key": "0"}, "emeq measure"),
+        (REGRESSION, "learning-rate", {"key": "0"}, "emeq measure"),
+        (REGRESSION, "aggregate", {"arm": "arm~single"}, "emeq measure"),
+        (REGRESSION, "train", {"arm": "arm~single", "first": 0, "last": 1}, "emeq measure"),
+        (ENSEMBLE, "measure", {"arm": "arm~single"}, "emeq theory.*emeq train"),
+    ],
+)
+def test_a_command_of_another_kind_of_study_is_refused(tmp_path, monkeypatch, content, command, arguments, remedy):
+    study = written(tmp_path, content)
+    monkeypatch.setattr(cli, "_use_float64", lambda: None)
+    with pytest.raises(StudyError, match=rf"study\.yaml.*kind {study.kind}.*emeq {command}`.*{remedy}"):
+        getattr(cli, command.replace("-", "_"))(study.file, **arguments, results=study.results)
+
+
+def test_every_kind_of_study_of_kernels_has_its_measure():
+    for kind in set(STUDY_FILES) - {"ensemble"}:
+        module = get_measure(kind)
+        assert module.__name__.endswith(kind.removeprefix("kernel_"))
+        assert all(callable(getattr(module, name)) for name in ("measure", "join", "tables", "summary_html"))

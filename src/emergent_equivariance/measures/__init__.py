@@ -11,15 +11,13 @@ One module per kind, all with the same functions:
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
+
+#: Kind of study → module.
+MODULES = {"kernel_convergence": "convergence", "kernel_regression": "regression"}
 
 
 def get_measure(kind: str) -> ModuleType:
     """The module of a kind of study; imported here, because it needs heavy libraries."""
-    if kind == "kernel_convergence":
-        from . import convergence
-
-        return convergence
-    from . import regression
-
-    return regression
+    return import_module(f"{__name__}.{MODULES[kind]}")
