@@ -329,7 +329,7 @@ def _use_float64() -> None:
 
 
 def _check_kind(study: Study, command: str, *, ensemble: bool) -> None:
-    """Raise StudyError where the study has nothing for a command that belongs to ensembles, or to studies of kernels."""
+    """Raise StudyError unless the study is of the kind ensemble, or of a kind that measures kernels."""
     if (study.kind == "ensemble") == ensemble:
         return
     said = f"{study.file}: is of kind {study.kind}, for which there is no `emeq {command}`"

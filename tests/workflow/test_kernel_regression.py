@@ -1,5 +1,6 @@
 """A study of kind kernel_regression from its file to its report, through the real workflow."""
 
+import os
 import shutil
 
 import numpy as np
@@ -94,6 +95,15 @@ def test_what_is_made_again(copy):
     copy.write(regression=CURVES["regression"], sweep={"network": more})
     assert copy.planned() == {"measure_kernels": 1, "join_metrics": 1, "draw_figures": 1, "all": 1}
     copy.write(sweep=CURVES["sweep"], regression={**CURVES["regression"], "sizes": [6, 12, 24]})
+    assert copy.planned() == {"measure_kernels": 2, "join_metrics": 1, "draw_figures": 1, "all": 1}
+
+
+def test_measures_of_another_version_are_made_again_where_snakemake_has_lost_its_records(copy):
+    shutil.rmtree(copy.folder / ".snakemake")
+    os.utime(copy.file, (0, 0))
+    assert copy.planned() == {}
+    copy.write(regression={**CURVES["regression"], "repeats": 4})
+    os.utime(copy.file, (0, 0))
     assert copy.planned() == {"measure_kernels": 2, "join_metrics": 1, "draw_figures": 1, "all": 1}
 
 

@@ -151,7 +151,8 @@ class Study:
     def check_existing(self) -> None:
         """Raise StudyError if an arm's folder holds shards of another version of the study.
 
-        Only headers are read; aggregation verifies every shard it uses. Studies of kernels have none.
+        Only headers are read; aggregation verifies every shard it uses. Studies of kernels have none: what their arms
+        measure is measured again.
         """
         for arm in self.arms:
             for first, last in self.existing_shards(arm):
