@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from emergent_equivariance.groups import Group
 from emergent_equivariance.infinite_width import stax
-from emergent_equivariance.settings import Settings
+from emergent_equivariance.settings import CustomTask, Settings
+from emergent_equivariance.tasks.base import TaskData
+from emergent_equivariance.tasks.images import classification
 from emergent_equivariance.tasks.registry import build_task
 from emergent_equivariance.theory import solve
 
@@ -22,12 +25,22 @@ TASKS: dict[str, dict[str, Any]] = {
     "ising-total": {"name": "ising", "lattice": 4, "target": "total", "train": 8, "test": 4},
     "digits": {"name": "digits", "train": 8, "test": 4},
     "cosine": {"name": "cosine", "train": 8, "test": 4},
+    "colour": {"name": "custom", "factory": f"{__name__}:colour_images", "train": 8, "test": 4},
 }
 NETWORKS: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp", "hidden_layers": 2},
     "flatten": {"name": "cnn", "head": "flatten"},
     "pool": {"name": "cnn", "head": "global_average_pool"},
+    "gcnn": {"name": "gcnn"},
 }
+
+
+def colour_images(section: CustomTask, group: Group) -> TaskData:
+    """Images of three channels in the form of PathMNIST: noise, classes at random."""
+    generator, count = np.random.default_rng(0), {"train": section.train, "test": section.test}
+    image = {split: generator.standard_normal((n, 6, 6, 3)) for split, n in count.items()}
+    label = {split: generator.integers(4, size=n) for split, n in count.items()}
+    return classification(image, label, group, {}, classes=4)
 
 
 def settings(
@@ -65,11 +78,14 @@ def cases() -> list[Any]:
     """Every task × group × network; a Latin square of them, in which all pairs meet, is run by default."""
     grid = []
     for i, task in enumerate(("ising-local", "ising-total", "digits")):
-        for j, group in enumerate(("c2", "c4", "d4")):
+        for j, group in enumerate(("c2", "c4", "d4", "d2")):
             for k, network in enumerate(("mlp", "flatten", "pool")):
                 marks = () if (i + j + k) % 3 == 1 else pytest.mark.slow
                 grid.append(pytest.param(task, group, network, marks=marks))
-    return [*grid, ("ising-local", "d2", "mlp"), ("cosine", "c2", "mlp")]
+    for group in ("c2", "c4", "d4", "d2"):
+        marks = () if group == "d4" else pytest.mark.slow
+        grid += [pytest.param("colour", group, network, marks=marks) for network in ("mlp", "flatten", "pool", "gcnn")]
+    return [*grid, ("digits", "d2", "gcnn"), ("cosine", "c2", "mlp")]
 
 
 @pytest.mark.parametrize(("task", "group", "network"), cases())
@@ -91,11 +107,23 @@ def test_the_solve_in_blocks_keeps_it(group: str) -> None:
 
 @pytest.mark.parametrize(
     ("task", "group", "network"),
-    [("ising-local", "c4", "mlp"), ("ising-total", "d4", "flatten"), ("digits", "c4", "mlp"), ("cosine", "c2", "mlp")],
+    [
+        ("ising-local", "c4", "mlp"),
+        ("ising-total", "d4", "flatten"),
+        ("digits", "c4", "mlp"),
+        ("cosine", "c2", "mlp"),
+        ("colour", "d4", "mlp"),
+    ],
 )
 def test_control_without_augmentation_it_is_not(task: str, group: str, network: str) -> None:
     deviation = orbit_deviation(*solved(task, group, network, "none"))
     assert (deviation[1:] > 0.1).all(), deviation
+
+
+@pytest.mark.parametrize(("task", "group"), [("ising-total", "d4"), ("colour", "c4"), ("digits", "d2")])
+def test_a_gcnn_is_invariant_without_augmentation(task: str, group: str) -> None:
+    deviation = orbit_deviation(*solved(task, group, "gcnn", "none"))
+    assert deviation[0] == 0 and deviation.max() < 1e-12, deviation
 
 
 def test_partial_augmentation_lies_between() -> None:
