@@ -153,7 +153,7 @@ def _samples(arm: Arm, data: TaskData, tiling: Tiling) -> np.ndarray:
     if isinstance(arm.settings, Settings):
         samples = kernel_samples(arm.settings, data)
     else:
-        samples = np.concatenate([train, np.flatnonzero(data.split != "train")])
+        samples = np.concatenate([train, np.flatnonzero(data.split == "test")])
     if (len(samples), len(train)) != (tiling.rows, tiling.train):
         raise DataError(
             f"task: it gives {len(train)} training samples and {len(samples) - len(train)} others to be evaluated, the "

@@ -112,11 +112,12 @@ def test_kernel_regression_has_the_identity_alone(float64, tmp_path):
         tmp_path / "results",
     )
     made, kernels = run(a_study)
-    assert made == 3 * 4 // 2 + 2 * 3
+    assert made == 3 * 4 // 2 + 3
     data = build_task(a_study.arms[0].settings)
     built = build_network(a_study.arms[0].settings.network, data.input_action.shape, 1)
     expected = cross_kernels(built, data.input[kernels["sample"].values], data.input[:9])
-    assert dict(kernels.sizes) == {"sample": 19, "train": 9, "element": 1}
+    assert dict(kernels.sizes) == {"sample": 14, "train": 9, "element": 1}
+    assert set(kernels["split"].values) == {"train", "test"}, "samples of other splits are read by nobody"
     for name, values in zip(("nngp", "ntk"), expected, strict=True):
         np.testing.assert_allclose(kernels[name][..., 0], values, rtol=1e-13, atol=1e-13)
 

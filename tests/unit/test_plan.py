@@ -85,5 +85,5 @@ def test_kernel_regression_shows_kernels(tmp_path):
         "execution": {"tiles_above": 10, "tile_size": 10, "tiles_per_job": 4},
     }
     study, text = printed(content, tmp_path)
-    assert row(text, study.arms[1].path)[1:8] == ["20", "24", "780", "9 of 10²", "3", "3", "14.1 kB"]
-    assert "in all: 6 jobs for tiles of kernels" in text
+    assert row(text, study.arms[1].path)[1:8] == ["20", "12", "540", "7 of 10²", "2", "2", "10.2 kB"]
+    assert "in all: 4 jobs for tiles of kernels" in text

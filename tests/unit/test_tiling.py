@@ -70,7 +70,7 @@ def test_rows_are_the_training_samples_and_the_others_that_are_evaluated():
     assert planned_tiling(settings(evaluate={"samples": 7})).rows == 100 + 2 * 7
     assert planned_tiling(settings(group="d4")).elements == 8
     tiling = planned_tiling(settings(REGRESSION))
-    assert (tiling.rows, tiling.train, tiling.elements) == (100 + 2 * 60, 100, 1)
+    assert (tiling.rows, tiling.train, tiling.elements) == (100 + 60, 100, 1), "test samples alone are predicted"
 
 
 @pytest.mark.parametrize(

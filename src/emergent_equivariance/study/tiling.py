@@ -100,15 +100,14 @@ class Tiling:
 def whole_tiling(settings: AnySettings) -> Tiling:
     """The kernel matrix of an arm cut into tiles, whether or not it is large enough for them to be used.
 
-    Rows are the training samples and, of the other splits, the samples that are evaluated (all of them in a study of
-    kind kernel_regression, whose kernels need the identity element alone).
+    Rows are the training samples and, of the other splits, the samples that are evaluated; in a study of kind
+    kernel_regression all samples of the split test and of no other, with the identity element alone.
     """
     task, execution = settings.task, settings.execution
-    ensemble = isinstance(settings, Settings)
-    evaluated = min(settings.evaluate.samples, task.test) if isinstance(settings, Settings) else task.test
-    rows = task.train + evaluated * (len(settings.splits()) - 1)
-    elements = get_group(settings.group).order if ensemble else 1
-    return Tiling(rows, task.train, execution.tile_size, elements)
+    if isinstance(settings, Settings):
+        evaluated = min(settings.evaluate.samples, task.test) * (len(settings.splits()) - 1)
+        return Tiling(task.train + evaluated, task.train, execution.tile_size, get_group(settings.group).order)
+    return Tiling(task.train + task.test, task.train, execution.tile_size, 1)
 
 
 def planned_tiling(settings: AnySettings) -> Tiling | None:
