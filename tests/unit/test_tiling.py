@@ -9,7 +9,7 @@ import pytest
 
 from emergent_equivariance.errors import StudyError
 from emergent_equivariance.study import parse_study
-from emergent_equivariance.study.budget import needs
+from emergent_equivariance.study.budget import job_memory, needs
 from emergent_equivariance.study.tiling import Tiling, planned_tiling
 
 CONTENT = {
@@ -116,6 +116,18 @@ def test_what_the_budget_counts():
     assert numbers(augmentation="none") == pytest.approx(6 * n**2, rel=0.02)
     assert numbers(augmentation={"subset": 2}) == pytest.approx(7 * (2 * n) ** 2 + 2 * 4 * r * n, rel=0.02)
     assert numbers(augmentation="full", theory={"route": "direct"}) == pytest.approx(6 * (4 * n) ** 2, rel=0.02)
+
+
+def test_what_a_job_asks_the_scheduler_for():
+    """By hand, in MB: a job of tiles 937 (program, blocks) and 7 copies of a tile, 64 bytes a pair."""
+    assert job_memory(settings(), "tiles") == job_memory(settings(), "solution") == 1000
+    task = {"name": "ising", "lattice": 4, "train": 5000, "test": 64}
+    execution = {"tile_size": 1024, "memory": 20.0}
+    found = settings(task=task, execution=execution)
+    assert job_memory(found, "tiles") == 937 + 470, "400 + 536.87 + 7 · 64 · 1024² / 10⁶ = 1406.6"
+    assert job_memory(found, "solution") == -(-needs(found).solution // 10**6) > 1407
+    content = {key: CONTENT[key] for key in ("study", "task", "network")} | {"kind": "kernel_convergence"}
+    assert job_memory(settings({**content, "execution": {"memory": 2.5}}), "solution") == 2500
 
 
 BIG = {"name": "fashion_mnist", "train": 60000, "test": 10000}

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -13,6 +14,7 @@ from emergent_equivariance.errors import UserError
 from emergent_equivariance.figures import FIGURES as PICTURES
 from emergent_equivariance.figures import figure_names, store_arms
 from emergent_equivariance.study import header, load_study, read_yaml
+from emergent_equivariance.study.budget import job_memory
 from emergent_equivariance.study.tiling import planned_tiling
 
 
@@ -82,6 +84,17 @@ def study_products():
             for kind in ("svg", "png")
         ),
     ]
+
+
+@cache
+def tiles_memory(key):
+    """MB that a job computing or assembling the tiles of these kernels needs."""
+    return job_memory(STUDY.arm_with_tiles(key).settings, "tiles")
+
+
+def solution_memory(arm):
+    """MB that a job solving, fitting or measuring needs."""
+    return job_memory(arm.settings, "solution")
 
 
 def inputs_of(arm):

@@ -11,6 +11,8 @@ rule compute_kernel_tiles:
         f"{ROOT}/benchmarks/kernels/{{key}}/tiles-{{first}}-{{last}}.tsv"
     priority: 30
     threads: lambda wildcards: STUDY.arm_with_tiles(wildcards.key).settings.execution.kernel_threads
+    resources:
+        mem_mb=lambda wildcards: tiles_memory(wildcards.key),
     params:
         tile_size=lambda wildcards: STUDY.arm_with_tiles(
             wildcards.key
@@ -31,6 +33,8 @@ rule assemble_kernels:
     benchmark:
         f"{ROOT}/benchmarks/kernels/{{key}}.tsv"
     priority: 30
+    resources:
+        mem_mb=lambda wildcards: tiles_memory(wildcards.key),
     shell:
         EMEQ + " assemble-kernels {STUDY_FILE} --key {wildcards.key} > {log} 2>&1"
 
@@ -45,6 +49,8 @@ rule measure_kernels:
     benchmark:
         f"{ROOT}/benchmarks/measures/{{arm}}.tsv"
     threads: lambda wildcards: ARMS[wildcards.arm].settings.execution.kernel_threads
+    resources:
+        mem_mb=lambda wildcards: solution_memory(ARMS[wildcards.arm]),
     params:
         depends_on=lambda wildcards: ARMS[wildcards.arm].result_hash,
     shell:

@@ -10,6 +10,10 @@ rule resolve_learning_rate:
         lambda wildcards: STUDY.arm_with(
             "learning_rate_key", wildcards.key
         ).settings.execution.kernel_threads
+    resources:
+        mem_mb=lambda wildcards: solution_memory(
+            STUDY.arm_with("learning_rate_key", wildcards.key)
+        ),
     shell:
         EMEQ
         + " learning-rate {STUDY_FILE} --key {wildcards.key} --threads {threads} 2>&1 | tee {log} >&2"
@@ -29,6 +33,10 @@ rule compute_theory:
         lambda wildcards: STUDY.arm_with(
             "theory_key", wildcards.key
         ).settings.execution.kernel_threads
+    resources:
+        mem_mb=lambda wildcards: solution_memory(
+            STUDY.arm_with("theory_key", wildcards.key)
+        ),
     shell:
         EMEQ
         + " theory {STUDY_FILE} --key {wildcards.key} --threads {threads} 2>&1 | tee {log} >&2"

@@ -14,16 +14,21 @@ A store of tiles is read and written tile by tile.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
+from typing import Literal
 
 from ..errors import StudyError
 from ..groups import get_group
 from ..settings import AnySettings, ConvergenceSettings, RegressionSettings, Settings
 from .tiling import Tiling, planned_tiling, whole_tiling
 
-__all__ = ["Needs", "check_memory", "needs", "size"]
+__all__ = ["Needs", "check_memory", "job_memory", "needs", "size"]
 
 #: Bytes of one process that computes kernels before anything large is there (measured: 0.33 GB).
 PROGRAM = 400_000_000
+
+#: Memory in MB that every job of the analytic side is given at least.
+LEAST = 1000
 
 #: Copies of a tile that are alive at once: computed, made symmetric, compressed (measured: 6).
 TILE_COPIES = 7
@@ -118,6 +123,20 @@ def check_memory(settings: AnySettings) -> None:
             f"samples, {size(whole.nbytes)} on disk.",
             remedy=f"Raise execution.memory if the machine has as much, lower {lower}{without}.",
         )
+
+
+def job_memory(settings: AnySettings, job: Literal["tiles", "solution"]) -> int:
+    """Memory in MB (10⁶ bytes) that a job of an arm asks the scheduler for: at least LEAST.
+
+    Args:
+      settings: the arm.
+      job: ``tiles``: one that computes or assembles tiles; ``solution``: one that solves, fits or measures. Studies of
+        kind kernel_convergence, whose networks fill the budget they are given, ask for execution.memory.
+    """
+    found = needs(settings)
+    if found is None:
+        return max(LEAST, ceil(settings.execution.memory * 1e3))
+    return max(LEAST, ceil((found.tile_job if job == "tiles" else found.solution) / 1e6))
 
 
 def size(count: float) -> str:
