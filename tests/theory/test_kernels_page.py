@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import monte_carlo
 import test_group_layers
-import test_monte_carlo_layers
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "kernels.md").read_text()
@@ -34,10 +34,10 @@ def test_every_letter_is_explained() -> None:
 
 
 def test_monte_carlo_letters_are_the_cases_that_run() -> None:
-    page = test_monte_carlo_layers
-    for layer in page.HIDDEN:
+    for layer in monte_carlo.HIDDEN:
         quick, slow = (
-            {page.GEOMETRIES[case[1]][0] for case in cases if case[0] == layer} for cases in (page.CASES, page.REST)
+            {monte_carlo.GEOMETRIES[case[1]][0] for case in cases if case[0] == layer}
+            for cases in (monte_carlo.CASES, monte_carlo.REST)
         )
         for group, letters in rows()[layer].items():
             assert ("M" in letters) == (group in quick), f"{layer}, {group}"
