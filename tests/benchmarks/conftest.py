@@ -1,11 +1,13 @@
-"""Collects one table of ratios per run, printed at the end and kept as results/benchmarks.json."""
+"""Collects one table of ratios per run, printed at the end and kept in results/benchmarks.json, the latest of each."""
 
 import json
 import platform
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+FILE = Path("results") / "benchmarks.json"
 ROWS: list[dict] = []
 
 
@@ -20,6 +22,15 @@ def record():
     return add
 
 
+def keep(file: Path, rows: list[dict]) -> None:
+    """Write rows to a file that may hold others: a row takes the place of that of its name, new ones come last."""
+    kept = {row["name"]: row for row in json.loads(file.read_text())["rows"]} if file.exists() else {}
+    measured = {"processor": platform.processor() or platform.machine(), "date": datetime.now(UTC).date().isoformat()}
+    kept |= {row["name"]: {**row, **measured} for row in rows}
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"rows": list(kept.values())}, indent=1) + "\n")
+
+
 def pytest_terminal_summary(terminalreporter):
     if not ROWS:
         return
@@ -27,8 +38,4 @@ def pytest_terminal_summary(terminalreporter):
     width = max(len(row["name"]) for row in ROWS)
     for row in ROWS:
         terminalreporter.write_line(f"{row['name']:<{width}}  {row['value']:>10.4g}  {row['goal']}")
-    path = Path("results") / "benchmarks.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(
-        json.dumps({"processor": platform.processor() or platform.machine(), "rows": ROWS}, indent=1) + "\n"
-    )
+    keep(FILE, ROWS)
