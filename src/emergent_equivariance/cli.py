@@ -127,7 +127,7 @@ def kernel_tiles(
     study = load_study(study_file, results)
     arm = _granted(study.arm_with_tiles(key), threads)
     made = compute(study, arm, _read_data(study, arm), first, last, say=say, progress=progress("kernel pairs"))
-    say(f"{made} tiles computed, {last - first + 1 - made} found")
+    say(f"tiles: {made} computed, {last - first + 1 - made} found")
 
 
 @app.command("assemble-kernels")

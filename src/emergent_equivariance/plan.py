@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .groups import get_group
-from .settings import ConvergenceSettings, Settings
+from .settings import ConvergenceSettings, RegressionSettings, Settings
 from .study import Arm, Study
 from .study.budget import needs, size
 from .study.tiling import planned_tiling
@@ -89,6 +89,17 @@ def data_bytes(study: Study) -> int:
     return sum(stores.values())
 
 
+def measure_bytes(arm: Arm) -> int:
+    """Size of the store of an arm of a study of kernels (docs/layout.md), before compression."""
+    s = arm.settings
+    if isinstance(s, ConvergenceSettings):
+        return s.convergence.members * 2 * s.convergence.inputs**2 * 8
+    if isinstance(s, RegressionSettings):
+        section = s.regression
+        return len(section.sizes) * section.repeats * len(section.times) * s.task.test * 9
+    return 0
+
+
 def render(study: Study, keys: bool, console: Console | None = None) -> None:
     """Print the plan of a study as tables: what is trained, and the kernels of the analytic side."""
     console = console or Console(width=None if sys.stdout.isatty() else 160)
@@ -101,16 +112,22 @@ def render(study: Study, keys: bool, console: Console | None = None) -> None:
         console.print(kernels)
     costs = [estimate(study, arm) for arm in study.arms] if study.kind == "ensemble" else []
     disk = sum(cost.shard_bytes + cost.ensemble_bytes for cost in costs if cost is not None) + data_bytes(study)
+    disk += sum(measure_bytes(arm) for arm in study.arms)
     parts = []
     if study.kind == "ensemble":
         members = sum(arm.settings.ensemble.members for arm in study.arms)
-        parts.append(f"{members} members in {sum(len(study.shards(arm)) for arm in study.arms)} shards")
+        shards = sum(len(study.shards(arm)) for arm in study.arms)
+        parts.append(f"{_counted(members, 'member')} in {_counted(shards, 'shard')}")
         solutions = {arm.theory_key for arm in study.arms if arm.settings.has_mean}
-        parts.append(f"{len(solutions)} analytic solution(s)")
-    parts += [f"{jobs} jobs for tiles of kernels"] if jobs else []
+        parts.append(_counted(len(solutions), "analytic solution"))
+    parts += [f"{_counted(jobs, 'job')} for tiles of kernels"] if jobs else []
     console.print(f"in all: {', '.join([*parts, size(disk)])} under {study.root}")
     if any(cost is None for cost in costs):
         console.print("work and disk of a custom task (?) are known once its data is made")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _table(title: str, left: list[str], right: list[str], more: list[str]) -> Table:
@@ -121,7 +138,7 @@ def _table(title: str, left: list[str], right: list[str], more: list[str]) -> Ta
 
 
 def _title(study: Study) -> str:
-    return f"{study.file}: study {study.name!r}, {len(study.arms)} arm(s)"
+    return f"{study.file}: study {study.name!r}, {_counted(len(study.arms), 'arm')}"
 
 
 def _members_table(study: Study, keys: bool) -> Table:

@@ -1,6 +1,7 @@
 """What `emeq plan` prints, for every kind of study."""
 
 import io
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from rich.console import Console
 
 from emergent_equivariance.plan import render
 from emergent_equivariance.study import parse_study
+from emergent_equivariance.study.budget import size
 
 TASK = {"name": "ising", "lattice": 4, "train": 20, "test": 12}
 
@@ -45,7 +47,7 @@ def test_an_ensemble_study_shows_members_and_kernels(tmp_path):
     assert cells[9] == arm.kernel_key
     assert f"{arm.theory_key}" in text
     assert text.count("of 6²") == 2, "one row per analytic solution: widths share it"
-    assert "256 members in 4 shards, 2 analytic solution(s), 5 jobs for tiles of kernels" in text
+    assert "256 members in 4 shards, 2 analytic solutions, 5 jobs for tiles of kernels" in text
     study.tiles_path(arm, 0, 2).parent.mkdir(parents=True)
     study.tiles_path(arm, 0, 2).touch()
     assert row(printed(ENSEMBLE, tmp_path)[1], arm.path)[6] == "4"
@@ -67,12 +69,14 @@ def test_every_network_has_a_plan(tmp_path, network):
 
 def test_a_study_without_an_analytic_side(tmp_path):
     _, text = printed({**ENSEMBLE, "theory": {"mean": False}}, tmp_path)
-    assert "kernel pairs" not in text and "0 analytic solution(s)" in text
+    assert "kernel pairs" not in text and "0 analytic solutions" in text
 
 
 def test_kernel_convergence_shows_networks(tmp_path):
     content = {"kind": "kernel_convergence", "network": {"name": "mlp"}, "sweep": {"network.width": [8, 64]}}
     study, text = printed({**content, "convergence": {"members": 50, "inputs": 4}}, tmp_path, keys=True)
+    data = 8 * (20 + 2 * 12) * (4 * 4 + 1)
+    assert f"in all: {size(data + 2 * 50 * 2 * 4**2 * 8)} under" in text, "two arms of 50 networks, 4 inputs"
     assert row(text, study.arms[1].path) == ["width~64", "50", "64", "4", "500", "1", study.arms[1].data_key]
 
 
@@ -81,9 +85,18 @@ def test_kernel_regression_shows_kernels(tmp_path):
         "kind": "kernel_regression",
         "network": {"name": "cnn"},
         "sweep": {"network.conv_layers": [1, 2]},
-        "regression": {"sizes": [5, 20]},
+        "regression": {"sizes": [5, 20], "repeats": 7, "times": ["inf"]},
         "execution": {"tiles_above": 10, "tile_size": 10, "tiles_per_job": 4},
     }
     study, text = printed(content, tmp_path)
     assert row(text, study.arms[1].path)[1:8] == ["20", "12", "540", "7 of 10²", "2", "2", "10.2 kB"]
-    assert "in all: 4 jobs for tiles of kernels" in text
+    (data,) = {prod(arm.settings.task.input_shape()) + arm.settings.task.outputs() for arm in study.arms}
+    disk = 8 * (20 + 2 * 12) * data + 2 * 16 * 32 * 20 + 2 * 2 * 7 * 1 * 12 * 9
+    assert f"in all: 4 jobs for tiles of kernels, {size(disk)} under" in text
+
+
+def test_one_is_not_many(tmp_path):
+    one = {"ensemble": {"members": 1}, "sweep": {"augmentation": ["full"]}, "execution": {"tiles_above": 10}}
+    _, text = printed({**ENSEMBLE, **one}, tmp_path)
+    assert text.splitlines()[0].rstrip() == "study.yaml: study 's', 1 arm"
+    assert "in all: 1 member in 1 shard, 1 analytic solution, 1 job for tiles of kernels, " in text

@@ -33,8 +33,8 @@ def test_a_study_in_tiles_gives_the_same_means_and_takes_up_where_it_stopped(tmp
     done = place.snakemake("all_theory")
     assert done.returncode == 0, done.stdout + done.stderr
     logs = place.root / "logs" / "kernels" / kernels.name.split(".")[0]
-    assert "1 tiles computed, 2 found" in (logs / "tiles-000000-000002.log").read_text()
-    assert "3 tiles computed, 0 found" in (logs / "tiles-000003-000005.log").read_text()
+    assert "tiles: 1 computed, 2 found" in (logs / "tiles-000000-000002.log").read_text()
+    assert "tiles: 3 computed, 0 found" in (logs / "tiles-000003-000005.log").read_text()
     left = {str(p.relative_to(place.root / "kernels")) for p in (place.root / "kernels").rglob("*") if p.is_file()}
     assert left == {kernels.name}, "the packed tiles are gone"
     with jax.enable_x64(True):
