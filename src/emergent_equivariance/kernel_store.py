@@ -122,16 +122,27 @@ def read(study: Study, arm: Arm) -> xr.Dataset | None:
 
     Raises StoreError if the store is missing, damaged or of another version of the study.
     """
-    if planned_tiling(arm.settings) is None:
+    tiling = planned_tiling(arm.settings)
+    if tiling is None:
         return None
     path = study.kernel_path(arm)
     if not path.is_file():
         raise StoreError(
             f"{path}: does not exist.",
-            remedy=f"Run the study with snakemake, or `emeq kernel-tiles {study.file} --key {arm.kernel_key}` for all "
-            f"its tiles and `emeq assemble-kernels {study.file} --key {arm.kernel_key}`.",
+            remedy=f"Run the study with snakemake, or by hand {_by_hand(study, arm, tiling)}.",
         )
     return store.read(path, config_hash=arm.kernel_key)
+
+
+def _by_hand(study: Study, arm: Arm, tiling: Tiling) -> str:
+    """The commands that make a store of kernels, in words."""
+    jobs = tiling.jobs(arm.settings.execution.tiles_per_job)
+    first, last = jobs[0]
+    more = ""
+    if len(jobs) > 1:
+        more = f" (and so on, {len(jobs)} ranges of {last - first + 1} tiles up to tile {jobs[-1][1]})"
+    where = f"{study.file} --key {arm.kernel_key}"
+    return f"`emeq kernel-tiles {where} --first {first} --last {last}`{more}, then `emeq assemble-kernels {where}`"
 
 
 # ------------------------------------------------------------------------------------------ what is computed

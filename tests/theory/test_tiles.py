@@ -285,7 +285,9 @@ def test_what_is_not_planned_is_refused(float64, tmp_path):
     a_study = study(tmp_path)
     with pytest.raises(StudyError, match="have the tiles 0 to 8"):
         kernel_store.compute(a_study, a_study.arms[0], build_task(arm.settings), 8, 9, say=print)
-    with pytest.raises(StoreError, match="emeq assemble-kernels"):
+    with pytest.raises(
+        StoreError, match=r"--first 0 --last 4` \(and so on, 2 ranges of 5 tiles up to tile 8\), then `emeq assemble"
+    ):
         kernel_store.read(a_study, a_study.arms[0])
 
 

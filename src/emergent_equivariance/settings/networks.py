@@ -91,10 +91,13 @@ class ConvolutionalNetwork(NetworkSection):
                 remedy="Use network {name: mlp}, or a task on a grid.",
             )
         if min(self._extents(shape)[-1]) < 1 or self.kernel_size > min(shape[:2]):
+            shrinking = self.padding == "VALID" and self.kernel_size <= min(shape[:2])
             raise StudyError(
                 f"network: {self.conv_layers} {self.padding} convolutions of size {self.kernel_size} "
                 f"do not fit inputs of {shape[0]}×{shape[1]} pixels.",
-                remedy="Lower network.kernel_size or network.conv_layers, or use padding SAME.",
+                remedy="Lower network.kernel_size or network.conv_layers, or use padding SAME."
+                if shrinking
+                else f"Lower network.kernel_size to {min(shape[:2])} or less.",
             )
 
     def _check_support(self, group: str, consequence: str) -> None:
