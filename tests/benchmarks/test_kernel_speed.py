@@ -73,13 +73,13 @@ def test_scaling(record):
 
 
 def test_two_threads(record):
-    """Wall-clock time, the least of many short runs; processor time shows what the threads cost each other."""
+    """Wall-clock time, the least of a few runs; processor time shows what the threads cost each other."""
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core")
-    network, x = kernel_worker.network(28), kernel_worker.images(16, 28)
+    network, x = kernel_worker.network(28), kernel_worker.images(48, 28)
     wall, processor = {1: [], 2: []}, {1: [], 2: []}
     gram(network, x[:2])
-    for _ in range(20):
+    for _ in range(4):
         for threads in wall:
             begin = time.perf_counter(), time.process_time()
             gram(network, x, threads=threads)
