@@ -281,7 +281,7 @@ def _analytic(stores: Mapping[str, ArmStores]) -> list[str]:
         above = "none above round-off" if smallest is None else f"smallest above round-off {smallest:.3g}"
         items.append(
             f"<li>{html.escape(said['route'])}. Eigenvalues of Θ(X, X) ({html.escape(said['modes'])}): largest "
-            f"{said['largest_eigenvalue']:.3g}, {above}; {said['rank']} of {said['rows']} above round-off, "
+            f"{said['largest_eigenvalue']:.3g}, {above}; {said['rank']} of {theory.sizes['mode']} above round-off, "
             f"{said['negative_eigenvalues']} negative.</li>"
         )
     if not items:

@@ -499,9 +499,10 @@ def test_summary_tells_route_and_conditioning_of_each_analytic_solution():
     study = cosine_study()
     stores = make_stores(study)
     assert "Analytic solutions" not in report.summary_html(study, make_metrics(study), stores)
-    for which, arm in enumerate(stores.values()):
+    for which, (path, arm) in enumerate(stores.items()):
+        stores[path] = arm = arm._replace(theory=arm.theory.assign(eigenvalue=("mode", np.arange(16.0))))
         arm.theory.attrs |= {"route": f"route {which}", "largest_eigenvalue": 12.5, "smallest_kept_eigenvalue": 0.125}
-        arm.theory.attrs |= {"rank": 15, "rows": 16, "negative_eigenvalues": which, "modes": "all"}
+        arm.theory.attrs |= {"rank": 15, "rows": 64, "negative_eigenvalues": which, "modes": "all"}
     text = plain(report.summary_html(study, make_metrics(study), stores))
     assert "route 1. Eigenvalues of Θ(X, X) (all): largest 12.5, smallest above round-off 0.125; 15 of 16 above" in text
     assert "round-off, 0 negative" in text and "round-off, 1 negative" in text and "No ridge" in text
