@@ -45,6 +45,6 @@ def augmented_rows(augmentation: Augmentation, samples: int, order: int) -> np.n
     return np.stack([sample, elements.reshape(-1)], axis=1)
 
 
-def random_elements(augmentation: Augmentation, member: int, draws: int, order: int) -> np.ndarray:
-    """(draws,) elements for one member, one per training row it consumes, in the order of consumption."""
-    return stream(augmentation.seed, STREAM_ELEMENT, member).integers(order, size=draws, dtype=np.int32)
+def random_elements(augmentation: Augmentation, member: int, block: int, draws: int, order: int) -> np.ndarray:
+    """(draws,) elements for the training rows that one member consumes in one epoch, or in one full-batch step."""
+    return stream(augmentation.seed, STREAM_ELEMENT, member, block).integers(order, size=draws, dtype=np.int32)

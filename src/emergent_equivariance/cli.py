@@ -207,7 +207,7 @@ def train(
 ) -> None:
     """Train the members of one shard and record their predictions on group orbits."""
     from . import store, tracking
-    from .training import build_problem, get_engine
+    from .training import build_problem, get_engine, train_shard
 
     study = load_study(study_file, results)
     _check_kind(study, "train", ensemble=True)
@@ -224,12 +224,12 @@ def train(
             remedy="It is not overwritten: rename the study, or delete the file.",
         )
     problem = build_problem(chosen.settings, _read_data(study, chosen), _learning_rate(study, chosen))
-    together = None if execution.members_at_once == "auto" else execution.members_at_once
     members = range(first, last + 1)
+    engine = get_engine("jax" if execution.engine == "auto" else execution.engine)
+    choice = engine.candidates(problem, len(members))[0]
     start = time.monotonic()
-    shard = (
-        get_engine(execution.engine).train(problem, members, together, progress("members")).to_dataset(problem, members)
-    )
+    trained = train_shard(problem, engine.trainer(problem, choice), choice, members, progress=progress("members"))
+    shard = trained.to_dataset(problem, members)
     seconds = time.monotonic() - start
     attributes = store.provenance(study, chosen) | {"config_hash": chosen.config_hash, "seconds": seconds}
     store.write(shard, path, attributes)

@@ -39,24 +39,23 @@ def matmul_rate(size: int = 2048) -> float:
 
 def train(study_file: str, arms: list[str]) -> dict:
     """Per arm: matmul FLOP per second of training, and members per second, without compilation."""
-    import jax
-
     from emergent_equivariance.study import load_study
     from emergent_equivariance.tasks import build_task
-    from emergent_equivariance.training import build_problem
-    from emergent_equivariance.training.jax_engine import _inputs, _program, _tables
+    from emergent_equivariance.training import build_problem, get_engine, train_shard
 
     study = load_study(study_file)
     result = {}
     for path in arms:
         settings = study.arm(path).settings
         problem = build_problem(settings, build_task(settings), 2.0)
-        program, inputs = jax.jit(_program(problem, 1)), (_tables(problem), *_inputs(problem, range(16)))
-        jax.block_until_ready(program(*inputs))
+        engine = get_engine("jax")
+        choice = engine.candidates(problem, 16)[0]
+        trainer = engine.trainer(problem, choice)
+        train_shard(problem, trainer, choice, range(16))
         times = []
         for _ in range(5):
             start = time.perf_counter()
-            jax.block_until_ready(program(*inputs))
+            train_shard(problem, trainer, choice, range(16))
             times.append(time.perf_counter() - start)
         seconds = statistics.median(times)
         rows, size = problem.row_input.reshape(len(problem.row_input), -1).shape

@@ -26,7 +26,7 @@ from emergent_equivariance.networks import Network, build_network, initial_param
 from emergent_equivariance.settings.networks import CnnNetwork, GcnnNetwork, MlpNetwork
 from emergent_equivariance.study import parse_study
 from emergent_equivariance.tasks import build_task
-from emergent_equivariance.training import build_problem, get_engine
+from emergent_equivariance.training import build_problem, train_members
 
 SHAPE, OUTPUTS = (4, 4, 2), 3
 
@@ -222,7 +222,7 @@ def trained(tmp_path_factory: Any) -> Any:
     path = tmp_path_factory.mktemp("trained") / "members.zarr.zip"
     with jax.enable_x64(True):
         problem = build_problem(settings, build_task(settings), 0.5)
-        shard = get_engine("jax").train(problem, [2, 3], None, lambda *_: None).to_dataset(problem, [2, 3])
+        shard = train_members(problem, [2, 3]).to_dataset(problem, [2, 3])
     store.write(shard, path, {"format": store.FORMAT})
     return problem, store.read(path)
 

@@ -17,7 +17,7 @@ from emergent_equivariance.study import parse_study
 from emergent_equivariance.summary import orbit_scaling
 from emergent_equivariance.tasks import build_task
 from emergent_equivariance.theory import solve
-from emergent_equivariance.training import build_problem, get_engine
+from emergent_equivariance.training import build_problem, train_members
 
 MEMBERS = 256
 STEPS = [0, 3, 10]
@@ -50,7 +50,7 @@ def ensemble_of(width: int, augmentation: str, target: str = "total") -> xr.Data
     theory = theory_of(augmentation, target)
     data = build_task(settings)
     problem = build_problem(settings, data, theory.attrs["learning_rate"])
-    shard = get_engine("jax").train(problem, range(MEMBERS), None, lambda *_: None).to_dataset(problem, range(MEMBERS))
+    shard = train_members(problem, range(MEMBERS)).to_dataset(problem, range(MEMBERS))
     return aggregate([shard], reference(settings, data, theory), settings, MEMBERS)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from emergent_equivariance.study import parse_study
 from emergent_equivariance.tasks import build_task
-from emergent_equivariance.training import build_problem, get_engine
+from emergent_equivariance.training import Choice, build_problem, get_engine, train_shard
 
 CONTENT = {
     "study": "small",
@@ -24,14 +24,17 @@ def problem_of(learning_rate=0.5, **sections):
     return build_problem(settings, build_task(settings), learning_rate)
 
 
-def train(problem, members, together=None):
+def train(problem, members, together=1, steps_per_call=5):
     seen = []
-    result = get_engine("jax").train(problem, members, together, lambda done, total: seen.append((done, total)))
+    choice = Choice("jax", "map" if together == 1 else "vmap", together, steps_per_call)
+    trainer = get_engine("jax").trainer(problem, choice)
+    progress = lambda done, total: seen.append((done, total))  # noqa: E731
+    result = train_shard(problem, trainer, choice, list(members), progress=progress)
     assert seen[-1] == (len(members), len(members))
     return result
 
 
-def weights_at_start(problem, members, together=None):
+def weights_at_start(problem, members, together=1):
     return train(problem, members, together).weights
 
 
@@ -105,27 +108,29 @@ def test_trained_predictions_do_not_depend_on_how_many_advance_together(training
 def test_an_epoch_visits_every_row_once_in_an_order_of_its_own():
     problem = problem_of(training=EPOCHS, augmentation="full")
     rows = len(problem.row_input)
-    schedule = problem.schedule(0)
+    schedule = problem.schedule(0, 0, problem.total_steps)
     assert schedule.shape == (3 * 5, 5)
     epochs = schedule.reshape(3, -1)
     for epoch in epochs:
         np.testing.assert_array_equal(np.sort(epoch[epoch >= 0]), np.arange(rows))
     assert not (epochs[0] == epochs[1]).all()
-    np.testing.assert_array_equal(schedule, problem_of(training=EPOCHS, augmentation="full").schedule(0))
-    assert not (schedule == problem.schedule(1)).all()
+    np.testing.assert_array_equal(schedule, problem_of(training=EPOCHS, augmentation="full").schedule(0, 0, 15))
+    assert not (schedule == problem.schedule(1, 0, 15)).all()
+    np.testing.assert_array_equal(schedule[3:11], problem.schedule(0, 3, 8))
 
 
 @pytest.mark.parametrize("training", [{**CONTENT["training"], "steps": 2000, "record": [0]}, EPOCHS], ids=["gd", "sgd"])
 def test_random_elements_are_fresh_uniform_and_keep_the_sample(training):
     steps = {**training, **({"record": [2000]} if "steps" in training else {"epochs": 2000, "record": [2000]})}
     problem = problem_of(training=steps, augmentation="random")
-    schedule = problem.schedule(3)
+    schedule = problem.schedule(3, 0, problem.total_steps)
     chosen = schedule[schedule >= 0]
     counts = np.bincount(chosen % 4, minlength=4)
     expected = len(chosen) / 4
     assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
     np.testing.assert_array_equal(np.bincount(chosen // 4), np.full(6, 2000))
-    other = problem_of(training=steps, augmentation={"kind": "random", "seed": 1}).schedule(3)
+    other = problem_of(training=steps, augmentation={"kind": "random", "seed": 1})
+    other = other.schedule(3, 0, other.total_steps)
     assert not (other == schedule).all()
 
 

@@ -215,11 +215,14 @@ class Execution(Section):
     """How the work is cut up; no number depends on it beyond floating-point round-off."""
 
     shard_size: int = Field(64, ge=1, description="Members trained by one job.")
-    engine: Literal["auto", "jax"] = Field("auto", description="Training engine.")
+    engine: Literal["auto", "jax", "torch"] = Field(
+        "auto", description="Training engine; auto: the one that a short measurement before training finds faster."
+    )
     members_at_once: int | Literal["auto"] = Field(
         "auto",
-        description="Members advanced together by one compiled step; auto: 1 on a CPU, the shard on a GPU.",
+        description="Members trained together: the unit that memory grows with; auto: by the same measurement.",
     )
+    checkpoint_period: float = Field(120.0, gt=0, description="Seconds between two checkpoints of a shard in training.")
     threads: int = Field(1, ge=1, description="CPU threads of one training job.")
     kernel_threads: int = Field(2, ge=1, description="CPU threads of one job that computes kernels or analytic means.")
     memory: float = Field(

@@ -17,6 +17,9 @@ from ..settings import ConvergenceSettings, RegressionSettings, Section, Setting
 #: Part of every hash: raised when stored numbers change their meaning.
 FORMAT = 1
 
+#: How fresh random elements are drawn; 2: from one stream per epoch or full-batch step.
+RANDOM_STREAM = 2
+
 #: How an analytic solution is computed unless the study says otherwise.
 DEFAULTS = ("descent", "auto")
 
@@ -99,10 +102,11 @@ class Arm:
         s = self.settings
         unused = {"record", "steps", "epochs"} | ({"seed"} if s.training.unit == "step" else set())
         training = s.training.model_dump(mode="json", exclude=unused)
+        drawn = {"stream": RANDOM_STREAM} if s.augmentation.kind == "random" else {}
         return {
             **self.data_fields,
             "network": s.network.identity(),
-            "augmentation": self._augmentation(),
+            "augmentation": self._augmentation() | drawn,
             "training": {**training, "record": s.training.recorded, "batch_size": s.training.batch},
             "ensemble_seed": s.ensemble.seed,
             "samples": s.evaluate.samples,

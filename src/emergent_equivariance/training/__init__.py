@@ -1,12 +1,43 @@
 """Engines: the members of a shard → their predictions on group orbits at the recorded times."""
 
-from .problem import Engine, Problem, ShardResult, build_problem
+from __future__ import annotations
 
-__all__ = ["Engine", "Problem", "ShardResult", "build_problem", "get_engine"]
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from .engine import Choice, Engine, Record, Trainer
+from .loop import Pause, Position, train_shard
+from .problem import Problem, ShardResult, build_problem
+
+__all__ = [
+    "ENGINES",
+    "Choice",
+    "Engine",
+    "Pause",
+    "Position",
+    "Problem",
+    "Record",
+    "ShardResult",
+    "Trainer",
+    "build_problem",
+    "get_engine",
+    "train_members",
+    "train_shard",
+]
+
+#: Name of an engine → its module and class, imported when it is asked for.
+ENGINES = {"jax": ("jax_engine", "JaxEngine"), "torch": ("torch_engine", "TorchEngine")}
 
 
 def get_engine(name: str) -> Engine:
-    """The engine called ``name``; "auto" is the fastest one at hand, at present always "jax"."""
-    from .jax_engine import JaxEngine
+    """The engine called ``name``, a key of ENGINES."""
+    module, cls = ENGINES[name]
+    made: Any = getattr(import_module(f".{module}", __name__), cls)
+    return made()
 
-    return {"auto": JaxEngine, "jax": JaxEngine}[name]()
+
+def train_members(problem: Problem, members: Sequence[int], choice: Choice | None = None) -> ShardResult:
+    """Train some members of an arm without interruption; by default as the JAX engine would without measuring."""
+    choice = choice or get_engine("jax").candidates(problem, len(members))[0]
+    return train_shard(problem, get_engine(choice.engine).trainer(problem, choice), choice, members)

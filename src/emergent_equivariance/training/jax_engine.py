@@ -1,14 +1,13 @@
-"""The JAX engine: the whole training of many members in one compiled program.
+"""The JAX engine: the steps between two records of many members in one compiled program.
 
-On a CPU members are mapped one after the other (``lax.map``), so that a member's working set stays in
-cache; on a GPU many advance together (``vmap``). One scan over the records with a dynamic loop over the
-steps between them compiles once, whatever the recorded times are.
+On a CPU members are mapped one after the other (``lax.map``), so that a member's working set stays in cache; on a GPU
+many advance together (``vmap``). The loop over the steps has a dynamic length: it compiles once, whatever the recorded
+times are, and gives the same bits wherever it is interrupted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,13 +18,14 @@ from jax import lax
 
 from ..networks import initial_parameters
 from ..settings import Training
-from .problem import Problem, Progress, ShardResult
+from .engine import Choice, Record
+from .problem import Problem
 
 #: Rows evaluated at once by one member; bounds the memory of recording.
 EVALUATION_BATCH = 256
 
-#: Groups of members between two reports of progress.
-GROUPS_PER_CALL = 16
+#: Variants: members one after the other within a call, or all of them in every operation.
+MAP, VMAP = "map", "vmap"
 
 
 class JaxEngine:
@@ -33,45 +33,89 @@ class JaxEngine:
 
     name = "jax"
 
-    def train(
-        self, problem: Problem, members: Sequence[int], members_at_once: int | None, progress: Progress
-    ) -> ShardResult:
-        together = min(members_at_once or _default_members_at_once(len(members)), len(members))
-        groups = -(-len(members) // together)
-        call = together * max(g for g in range(1, min(groups, GROUPS_PER_CALL) + 1) if groups % g == 0)
-        program, tables = jax.jit(_program(problem, together)), _tables(problem)
-        parts: list[Any] = []
-        for start in range(0, len(members), call):
-            chosen = list(members[start : start + call])
-            padded = chosen + [chosen[-1]] * (call - len(chosen))
-            result = jax.device_get(program(tables, *_inputs(problem, padded)))
-            parts.append(jax.tree.map(lambda leaf: leaf[: len(chosen)], result))  # noqa: B023
-            progress(start + len(chosen), len(members))
-        prediction, loss, weights = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-        shape = (*prediction.shape[:2], *problem.orbit_input.shape[:2], prediction.shape[-1])
-        recorded = problem.settings.training.recorded
-        stored = [recorded.index(step) for step in sorted(problem.settings.training.store_weights)]
-        return ShardResult(
-            prediction.reshape(shape).astype(np.float32, copy=False),
-            loss,
-            [leaf[:, stored] for leaf in jax.tree.leaves(weights)],
-        )
+    def candidates(self, problem: Problem, members: int) -> list[Choice]:
+        if jax.default_backend() == "cpu":
+            return [Choice(self.name, MAP, 1, 1000)]
+        return [Choice(self.name, VMAP, members, 1000)]
+
+    def trainer(self, problem: Problem, choice: Choice) -> JaxTrainer:
+        return JaxTrainer(problem, choice)
 
 
-def _default_members_at_once(members: int) -> int:
-    return 1 if jax.default_backend() == "cpu" else members
+class _State(NamedTuple):
+    """Members in training; every leaf has a leading axis of members."""
+
+    members: tuple[int, ...]
+    parameters: Any
+    optimizer: Any
 
 
-def _inputs(problem: Problem, members: Sequence[int]) -> tuple[Any, Any]:
-    precision = problem.settings.execution.precision
-    initial = [initial_parameters(problem.network, problem.settings.ensemble.seed, member) for member in members]
-    parameters = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), precision), *initial)
-    schedule = (
-        np.stack([problem.schedule(member) for member in members])
-        if problem.scheduled and problem.total_steps
-        else None
-    )
-    return parameters, schedule
+class JaxTrainer:
+    """See Trainer."""
+
+    def __init__(self, problem: Problem, choice: Choice) -> None:
+        self.problem, self.choice = problem, choice
+        self.shapes = problem.network.shapes
+        self._tables = _tables(problem)
+        self._optimizer = _optimizer(problem.settings.training, problem.learning_rate)
+        advance, record = _programs(problem, self._optimizer)
+        together = _over_members(choice.variant)
+        self._advance = jax.jit(together(advance, (None, 0, 0, None)), donate_argnums=1)
+        self._record = jax.jit(together(record, (None, 0)))
+
+    def start(self, members: Sequence[int]) -> _State:
+        seed, precision = self.problem.settings.ensemble.seed, self.problem.settings.execution.precision
+        initial = [initial_parameters(self.problem.network, seed, member) for member in members]
+        parameters = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), precision), *initial)
+        return _State(tuple(members), parameters, jax.vmap(self._optimizer.init)(parameters))
+
+    def advance(self, state: _State, first: int, count: int) -> _State:
+        carry = (state.parameters, state.optimizer)
+        carry = self._advance(self._tables, carry, self._schedule(state.members, first, count), count)
+        return _State(state.members, *jax.block_until_ready(carry))
+
+    def _schedule(self, members: Sequence[int], first: int, count: int) -> jax.Array | None:
+        """(member, steps_per_call, batch) rows, those beyond ``count`` never used."""
+        if not self.problem.scheduled:
+            return None
+        rows = np.full((len(members), self.choice.steps_per_call, self.problem.batch), -1, np.int32)
+        for place, member in enumerate(members):
+            rows[place, :count] = self.problem.schedule(member, first, count)
+        return jnp.asarray(rows)
+
+    def record(self, state: _State, weights: bool) -> Record:
+        prediction, loss = jax.device_get(self._record(self._tables, state.parameters))
+        shape = (len(prediction), *self.problem.orbit_input.shape[:2], prediction.shape[-1])
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state.parameters)] if weights else []
+        return Record(prediction.reshape(shape).astype(np.float32, copy=False), loss, leaves)
+
+    def save(self, state: _State) -> list[np.ndarray]:
+        return [np.asarray(leaf) for leaf in jax.tree.leaves((state.parameters, state.optimizer))]
+
+    def restore(self, members: Sequence[int], arrays: Sequence[np.ndarray]) -> _State:
+        template = jax.eval_shape(lambda: self.start(members)[1:])
+        parameters, optimizer = jax.tree.unflatten(jax.tree.structure(template), [jnp.asarray(a) for a in arrays])
+        return _State(tuple(members), parameters, optimizer)
+
+
+def _over_members(variant: str) -> Callable[..., Callable[..., Any]]:
+    """(function of one member, axes) → function of all members; axes as of vmap."""
+    if variant == VMAP:
+        return jax.vmap
+
+    def mapped(function: Callable[..., Any], axes: tuple[int | None, ...]) -> Callable[..., Any]:
+        def all_members(*arguments: Any) -> Any:
+            per_member = tuple(a for a, axis in zip(arguments, axes, strict=True) if axis == 0)
+
+            def one(member: Any) -> Any:
+                given = iter(member)
+                return function(*(next(given) if axis == 0 else a for a, axis in zip(arguments, axes, strict=True)))
+
+            return lax.map(one, per_member)
+
+        return all_members
+
+    return mapped
 
 
 class _Tables(NamedTuple):
@@ -82,7 +126,6 @@ class _Tables(NamedTuple):
     train_input: jax.Array
     train_target: jax.Array
     orbit_input: jax.Array
-    segments: jax.Array
 
 
 def _tables(problem: Problem) -> _Tables:
@@ -93,7 +136,6 @@ def _tables(problem: Problem) -> _Tables:
         train_input=jnp.asarray(problem.train_input, precision),
         train_target=jnp.asarray(problem.train_target, precision),
         orbit_input=jnp.asarray(problem.orbit_input.reshape(-1, *problem.orbit_input.shape[2:]), precision),
-        segments=jnp.asarray(problem.segments),
     )
 
 
@@ -110,11 +152,11 @@ def _row_losses(training: Training) -> Callable[[jax.Array, jax.Array], jax.Arra
     return lambda output, target: -jnp.sum(target * jax.nn.log_softmax(output), axis=-1)
 
 
-def _program(problem: Problem, together: int) -> Callable[..., Any]:
-    """(tables, parameters of all members, schedules or None) → (predictions, losses, weights or None)."""
-    training, precision = problem.settings.training, problem.settings.execution.precision
-    apply, row_losses = problem.network.apply, _row_losses(training)
-    optimizer = _optimizer(training, problem.learning_rate)
+def _programs(problem: Problem, optimizer: optax.GradientTransformation) -> tuple[Callable[..., Any], ...]:
+    """Of one member: (tables, (parameters, optimiser's state), schedule, count) → the carry advanced, and
+    (tables, parameters) → (predictions (row, output), loss)."""
+    precision, row_losses = problem.settings.execution.precision, _row_losses(problem.settings.training)
+    apply = problem.network.apply
 
     def in_batches(parameters: Any, rows: jax.Array) -> jax.Array:
         if len(rows) <= EVALUATION_BATCH or rows.ndim <= 2:
@@ -128,30 +170,17 @@ def _program(problem: Problem, together: int) -> Callable[..., Any]:
         losses = row_losses(apply(parameters, tables.row_input[indices]), tables.row_target[indices])
         return jnp.sum(losses * present) / jnp.sum(present)
 
-    def train_member(tables: _Tables, parameters: Any, schedule: jax.Array | None) -> Any:
+    def advance(tables: _Tables, carry: Any, schedule: jax.Array | None, count: jax.Array) -> Any:
         def step(time: jax.Array, carry: Any) -> Any:
             parameters, state = carry
             gradient = jax.grad(batch_loss)(parameters, tables, None if schedule is None else schedule[time])
             update, state = optimizer.update(gradient, state, parameters)
             return optax.apply_updates(parameters, update), state
 
-        def segment(carry: Any, length: jax.Array) -> Any:
-            (parameters, state), time = carry
-            parameters, state = lax.fori_loop(time, time + length, step, (parameters, state))
-            loss = jnp.mean(row_losses(in_batches(parameters, tables.train_input), tables.train_target))
-            weights = parameters if training.store_weights else None
-            return ((parameters, state), time + length), (in_batches(parameters, tables.orbit_input), loss, weights)
+        return lax.fori_loop(0, count, step, carry)
 
-        start = ((parameters, optimizer.init(parameters)), jnp.zeros_like(tables.segments[0]))
-        return lax.scan(segment, start, tables.segments)[1]
+    def record(tables: _Tables, parameters: Any) -> Any:
+        loss = jnp.mean(row_losses(in_batches(parameters, tables.train_input), tables.train_target))
+        return in_batches(parameters, tables.orbit_input), loss
 
-    def train_all(tables: _Tables, parameters: Any, schedule: jax.Array | None) -> Any:
-        one = partial(train_member, tables)
-        members = (parameters, schedule)
-        if together == 1:
-            return lax.map(lambda member: one(*member), members)
-        grouped = jax.tree.map(lambda leaf: leaf.reshape(-1, together, *leaf.shape[1:]), members)
-        result = lax.map(lambda group: jax.vmap(one)(*group), grouped)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), result)
-
-    return train_all
+    return advance, record

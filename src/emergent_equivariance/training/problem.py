@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -35,7 +36,6 @@ class Problem:
 
     Attributes:
       settings: the arm.
-      network: the architecture.
       learning_rate: step size η.
       row_input: (row, *input shape) the augmented training set.
       row_target: (row, output) its targets, ρ_Y(g)y for the row (x, g).
@@ -50,7 +50,6 @@ class Problem:
     """
 
     settings: Settings
-    network: Network
     learning_rate: float
     row_input: np.ndarray
     row_target: np.ndarray
@@ -62,6 +61,16 @@ class Problem:
     elements: tuple[str, ...]
     units: int
     order: int
+
+    @cached_property
+    def network(self) -> Network:
+        """The architecture, with its kernel; not for networks given as torch modules."""
+        return build_network(self.settings.network, self.orbit_input.shape[2:], self.outputs)
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs."""
+        return self.row_target.shape[1]
 
     @property
     def batch(self) -> int:
@@ -88,24 +97,36 @@ class Problem:
         """Whether steps use different rows: minibatches or fresh random elements."""
         return self.settings.training.unit == "epoch" or self.settings.augmentation.kind == "random"
 
-    def schedule(self, member: int) -> np.ndarray:
-        """(step, batch) indices of training rows of one member; −1 pads the last minibatch of an epoch.
+    @property
+    def stored_records(self) -> list[int]:
+        """Indices of the records at which weights are stored, ascending."""
+        training = self.settings.training
+        return [training.recorded.index(step) for step in sorted(training.store_weights)]
 
-        The data order depends on (training.seed, member, epoch), random elements on
-        (augmentation.seed, member).
+    def schedule(self, member: int, first: int, count: int) -> np.ndarray:
+        """(step, batch) int32 indices of the training rows of one member in the steps first … first + count − 1.
+
+        −1 pads the last minibatch of an epoch. The data order depends on (training.seed, member, epoch), random
+        elements on (augmentation.seed, member, epoch or step): any range of steps can be had at once.
         """
+        length = self.steps_per_unit_time
+        blocks = range(first // length, -(-(first + count) // length))
+        chosen = np.concatenate([self._block(member, block) for block in blocks])
+        return chosen[first - blocks.start * length :][:count]
+
+    def _block(self, member: int, block: int) -> np.ndarray:
+        """(step, batch) rows of one epoch, or of one step of full-batch descent."""
         if self.settings.training.unit == "step":
-            chosen = np.tile(np.arange(self.units), (self.total_steps, 1))
+            chosen = np.arange(self.units)[None]
         else:
-            chosen = np.full((self.total_steps // self.steps_per_unit_time, self.steps_per_unit_time * self.batch), -1)
-            for epoch in range(len(chosen)):
-                order = stream(self.settings.training.seed, STREAM_ORDER, member, epoch).permutation(self.units)
-                chosen[epoch, : self.units] = order
-            chosen = chosen.reshape(self.total_steps, self.batch)
+            chosen = np.full(self.steps_per_unit_time * self.batch, -1)
+            chosen[: self.units] = stream(self.settings.training.seed, STREAM_ORDER, member, block).permutation(
+                self.units
+            )
+            chosen = chosen.reshape(-1, self.batch)
         if self.settings.augmentation.kind == "random":
-            elements = random_elements(self.settings.augmentation, member, chosen.size, self.order)
+            elements = random_elements(self.settings.augmentation, member, block, chosen.size, self.order)
             chosen = np.where(chosen >= 0, chosen * self.order + elements.reshape(chosen.shape), -1)
-        chosen = chosen if len(chosen) else np.full((1, self.batch), -1)  # never used, but traced
         return chosen.astype(np.int32)
 
 
@@ -141,7 +162,6 @@ def build_problem(settings: Settings, data: TaskData, learning_rate: float) -> P
     samples = data.evaluated(settings.evaluate.samples)
     return Problem(
         settings=settings,
-        network=build_network(settings.network, data.input_action.shape, classes),
         learning_rate=learning_rate,
         row_input=orbit.reshape(-1, *orbit.shape[2:]) if whole else orbit[rows[:, 0], rows[:, 1]],
         row_target=target_orbit[rows[:, 0], rows[:, 1]],
@@ -158,11 +178,11 @@ def build_problem(settings: Settings, data: TaskData, learning_rate: float) -> P
 
 @dataclass(frozen=True, eq=False)
 class ShardResult:
-    """What an engine returns.
+    """What training gives.
 
     Attributes:
-      prediction: (member, record, sample, element, output) float32.
-      loss: (member, record) training loss on the plain training inputs.
+      prediction: (member, record, sample, element, output) float32; NaN after the time a member diverged.
+      loss: (member, record) training loss on the plain training inputs, likewise.
       weights: per parameter array (member, stored record, …), in the order of the parameter tree, or empty.
     """
 
@@ -170,17 +190,33 @@ class ShardResult:
     loss: np.ndarray
     weights: list[np.ndarray]
 
+    @classmethod
+    def empty(cls, problem: Problem, members: int, shapes: Sequence[tuple[int, ...]]) -> ShardResult:
+        """Of so many members with parameters of these shapes, nothing recorded yet: NaN."""
+        records, precision = len(problem.segments), problem.settings.execution.precision
+        shape = (members, records, *problem.orbit_input.shape[:2], problem.outputs)
+        stored = len(problem.stored_records)
+        return cls(
+            np.full(shape, np.nan, np.float32),
+            np.full((members, records), np.nan, precision),
+            [np.full((members, stored, *weight), np.nan, precision) for weight in (shapes if stored else ())],
+        )
+
+    @property
+    def diverged(self) -> np.ndarray:
+        """(member,) whether a member diverged: something recorded is not finite, or its loss grew too much."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            found = ~np.isfinite(self.prediction).all(axis=(1, 2, 3, 4)) | ~np.isfinite(self.loss).all(axis=1)
+            return found | (self.loss > DIVERGENCE_FACTOR * self.loss[:, :1]).any(axis=1)
+
     def to_dataset(self, problem: Problem, members: Sequence[int]) -> xr.Dataset:
         """The shard as a labelled dataset; see docs/layout.md."""
         training = problem.settings.training
-        with np.errstate(invalid="ignore", over="ignore"):
-            diverged = ~np.isfinite(self.prediction).all(axis=(1, 2, 3, 4)) | ~np.isfinite(self.loss).all(axis=1)
-            diverged |= (self.loss > DIVERGENCE_FACTOR * self.loss[:, :1]).any(axis=1)
         variables: dict[str, Any] = {
             "prediction": (("member", "step", "sample", "element", "output"), self.prediction),
             "loss": (("member", "step"), self.loss),
             "done": ("member", np.ones(len(members), dtype=bool)),
-            "diverged": ("member", diverged),
+            "diverged": ("member", self.diverged),
         }
         for index, array in enumerate(self.weights):
             axes = [f"weight_{index}_axis_{k}" for k in range(array.ndim - 2)]
@@ -197,21 +233,3 @@ class ShardResult:
         return xr.Dataset(
             variables, coords, {"learning_rate": problem.learning_rate, "diverged_factor": DIVERGENCE_FACTOR}
         )
-
-
-class Engine(Protocol):
-    """Trains members; engines agree on the numbers up to floating-point round-off."""
-
-    name: str
-
-    def train(
-        self, problem: Problem, members: Sequence[int], members_at_once: int | None, progress: Progress
-    ) -> ShardResult:
-        """Train ``members`` and record them.
-
-        Args:
-          problem: the arm.
-          members: member indices.
-          members_at_once: members advanced together by one compiled step; None: the engine's choice.
-          progress: called with (members finished, members in all).
-        """
