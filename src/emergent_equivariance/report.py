@@ -73,6 +73,8 @@ def _row(arm: Arm, choice: Choice, metrics: xr.Dataset, split: str) -> dict[str,
 def why_no_mean(arm: Arm) -> str:
     """Why an arm has no analytic mean to compare with, in words (HTML); empty if it has one."""
     training = arm.settings.training
+    if not arm.settings.has_kernel:
+        return "network torch has no analytic kernel, and theory.monte_carlo does not ask for an estimated one"
     if training.loss != "mse":
         return f"loss {training.loss}"
     if training.optimizer != "gd":
@@ -143,7 +145,8 @@ def _claims(study: Study, metrics: xr.Dataset, table: pd.DataFrame) -> list[str]
     ]
     if order == 1:
         return [f"<p>The group {group} has one element: every orbit is one point, and all orbit deviations are 0.</p>"]
-    title = f"Networks of width {chosen.main.width} with {augmented(chosen.main.augmentation)}"
+    size = f" of {chosen.main.size}" if chosen.main.width else ""
+    title = f"Networks{size} with {augmented(chosen.main.augmentation)}"
     return [
         f"<p>Orbit deviation: the standard deviation of {observable} over the orbit of an input under {group.upper()}, "
         "as root mean square over inputs. It is zero for an invariant function.</p>",

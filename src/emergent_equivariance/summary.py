@@ -111,7 +111,8 @@ def join(study: Study, ensembles: Sequence[Dataset]) -> Dataset:
       _se (arm, step, split), member_METRIC(arm, step, split, member), member_loss_train(arm, step, member),
       members(arm) (valid ones: the size of the full ensemble), diverged(arm), has_mean(arm). Arms are labelled by
       their folder (coordinate ``arm``), by every swept key (as ``swept_KEY`` where KEY is a variable or dimension
-      here), and by augmentation_label, network_width and group_order. Labels an arm does not have are filled with NaN.
+      here), and by augmentation_label, network_width (0: not given) and group_order. Labels an arm does not have are
+      filled with NaN.
     Raises ValueError if there is not one ensemble per arm.
     """
     if len(ensembles) != len(study.arms):
@@ -144,7 +145,7 @@ def join(study: Study, ensembles: Sequence[Dataset]) -> Dataset:
     result = result.assign_coords(swept_coordinates(study, result))
     result = result.assign_coords(
         augmentation_label=("arm", [arm.settings.augmentation.label for arm in study.arms]),
-        network_width=("arm", [arm.settings.network.width for arm in study.arms]),
+        network_width=("arm", [arm.settings.network.width or 0 for arm in study.arms]),
         group_order=("arm", [get_group(arm.settings.group).order for arm in study.arms]),
     )
     units = sorted({arm.settings.training.unit for arm in study.arms})

@@ -96,7 +96,7 @@ def orbit_scaling(metrics: xr.Dataset) -> Figure:
                 ax.plot(x, y, ":", color=COLOURS["guide"], lw=1.6, label=r"slope $-1/2$", zorder=1)
         ensemble_axes(ax, metrics)
         say(ax, _scaling_text(metrics, chosen.main, split, step))
-    title = heading(metrics, f"width {chosen.main.width}", time_words(metrics, step))
+    title = heading(metrics, chosen.main.size, time_words(metrics, step))
     return finish(figure, title, _notes(metrics, chosen), nothing=one_point(metrics, chosen.main))
 
 
@@ -134,7 +134,7 @@ def orbit_in_time(metrics: xr.Dataset) -> Figure:
             points(ax, series, **look, **marker(arm.augmentation, 3.2))
         ax.set_yscale("log")
         time_axis(ax, metrics)
-    title = heading(metrics, f"width {chosen.main.width}")
+    title = heading(metrics, chosen.main.size)
     return finish(figure, title, _notes(metrics, chosen), nothing=one_point(metrics, chosen.main))
 
 
@@ -149,7 +149,7 @@ def measured_over_predicted(metrics: xr.Dataset) -> Figure:
     for split, ax in panels.items():
         for arm, shade in zip(chosen.widths, shades(len(chosen.widths), "viridis"), strict=True):
             series = read_series(metrics, "orbit_variance_ratio", arm, split, "step")
-            points(ax, series, color=shade, ms=3.2, lw=1.0, label=f"width {arm.width}")
+            points(ax, series, color=shade, ms=3.2, lw=1.0, label=arm.size)
         if ax.has_data():
             ax.axhline(1, color=COLOURS["theory"], ls="--", lw=1.1, label="infinite width", zorder=1)
             ax.set_yscale("log")
@@ -165,8 +165,8 @@ def measured_over_predicted(metrics: xr.Dataset) -> Figure:
 
 def _width_notes(metrics: xr.Dataset, chosen: Chosen) -> list[str]:
     """What a picture of all widths leaves out."""
-    gone = [(arm.width, members) for arm in chosen.widths if (members := all_diverged(metrics, arm))]
-    return [*(diverged_words(members, f"width {width}") for width, members in gone), first_of(metrics)]
+    gone = [(arm.size, members) for arm in chosen.widths if (members := all_diverged(metrics, arm))]
+    return [*(diverged_words(members, size) for size, members in gone), first_of(metrics)]
 
 
 @styled
@@ -190,7 +190,7 @@ def distance_to_ntk(metrics: xr.Dataset) -> Figure:
         ax = column[-1]
         for arm, shade in zip(chosen.widths, shades(len(chosen.widths), "viridis"), strict=True):
             series = read_series(metrics, "difference_to_ntk", arm, split, "member_count", step=last)
-            points(ax, series, color=shade, lw=0.9, ms=3.2, label=f"width {arm.width}")
+            points(ax, series, color=shade, lw=0.9, ms=3.2, label=arm.size)
         ensemble_axes(ax, metrics)
     for ax in axes[:, 0]:
         ax.set_ylabel("distance to the NTK mean\n(relative)")
@@ -255,7 +255,7 @@ def same_predictions(metrics: xr.Dataset) -> Figure:
         time_axis(ax, metrics)
         ax.set_title("\n".join([split_words(split), *_same_text(metrics, chosen.main, split)]))
     when = time_words(metrics, last_step(metrics, chosen.main))
-    title = heading(metrics, f"width {chosen.main.width}", f"numbers: {when}, {augmented(chosen.main.augmentation)}")
+    title = heading(metrics, chosen.main.size, f"numbers: {when}, {augmented(chosen.main.augmentation)}")
     return finish(figure, title, [*missing(metrics, chosen), first_of(metrics)])
 
 

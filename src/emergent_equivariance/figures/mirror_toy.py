@@ -91,7 +91,7 @@ def mirror(study: Study, stores: Mapping[str, ArmStores], *, steps: Sequence[int
     drawn = [stores[arm.key] for arm in arms if not stores[arm.key].all_diverged]
     if drawn:
         _scale(axes, drawn, rows)
-    return finish(figure, f"{study.name} · width {chosen.main.width}", notes)
+    return finish(figure, f"{study.name} · {chosen.main.size}", notes)
 
 
 def _scale(axes: np.ndarray, stores: Sequence[ArmStores], rows: Sequence[int]) -> None:

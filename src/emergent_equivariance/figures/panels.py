@@ -215,7 +215,7 @@ def missing(metrics: xr.Dataset, chosen: Chosen) -> list[str]:
     notes = []
     for arm in chosen.drawn:
         if members := all_diverged(metrics, arm):
-            notes.append(diverged_words(members, f"{augmented(arm.augmentation)}, width {arm.width}"))
+            notes.append(diverged_words(members, f"{augmented(arm.augmentation)}, {arm.size}"))
     if chosen.main.augmentation == "none":
         notes.append("no augmented arm in this study")
     elif chosen.control is None:

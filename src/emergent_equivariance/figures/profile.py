@@ -54,7 +54,7 @@ def orbit_profile(study: Study, stores: Mapping[str, ArmStores], *, samples: int
         ax.set_ylabel(f"{augmented(arm.augmentation)}\n{reference.observable} − orbit mean")
     unit = study.arm(chosen.main.key).settings.training.unit
     last = int(reference.ensemble["step"].values[-1])
-    return finish(figure, f"{study.name} · width {chosen.main.width} · {unit} {last}", notes)
+    return finish(figure, f"{study.name} · {chosen.main.size} · {unit} {last}", notes)
 
 
 def _largest(stores: ArmStores, sample: Any) -> int:

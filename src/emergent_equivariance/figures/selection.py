@@ -28,7 +28,7 @@ class Choice(NamedTuple):
 
     Attributes:
       key: folder name of the arm.
-      width: width of its network.
+      width: width of its network; 0: not given.
       augmentation: "none", "full", "subset-K" or "random".
       rest: values of all other swept keys, as text.
     """
@@ -37,6 +37,11 @@ class Choice(NamedTuple):
     width: int
     augmentation: str
     rest: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> str:
+        """The width in words."""
+        return f"width {self.width}" if self.width else "width not given"
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def study_choices(study: Study) -> list[Choice]:
     return [
         Choice(
             arm.path,
-            arm.settings.network.width,
+            arm.settings.network.width or 0,
             arm.settings.augmentation.label,
             tuple(str(value) for name, value in sorted(arm.coords.items()) if name not in _SUBJECTS),
         )

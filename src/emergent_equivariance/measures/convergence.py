@@ -22,7 +22,7 @@ from ..errors import StudyError
 from ..fits import Series, power_law, root_power_law
 from ..kernels import Progress, gram
 from ..networks import build_network, initial_parameters
-from ..settings import Convergence, ConvergenceSettings
+from ..settings import AnalyticNetwork, Convergence, ConvergenceSettings
 from ..summary import arm_labels, swept_coordinates, with_labels
 from ..tasks.base import TaskData
 from .convergence_words import summary_html
@@ -174,6 +174,7 @@ def _curve(arm: Arm) -> str:
     others = {key: value for key, value in arm.coords.items() if key not in ("width", "network.width")}
     if len(others) == 1:
         return str(*others.values())
+    assert isinstance(arm.settings.network, AnalyticNetwork)
     return ", ".join(f"{key} {value}" for key, value in others.items()) or arm.settings.network.activation
 
 

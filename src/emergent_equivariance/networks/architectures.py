@@ -16,7 +16,14 @@ import jax
 
 from ..groups import Action, get_group, grid_action
 from ..infinite_width import stax
-from ..settings.networks import CnnNetwork, ConvolutionalNetwork, GcnnNetwork, MlpNetwork, NetworkSection
+from ..settings.networks import (
+    AnalyticNetwork,
+    CnnNetwork,
+    ConvolutionalNetwork,
+    GcnnNetwork,
+    MlpNetwork,
+    NetworkSection,
+)
 from . import group_layers
 from .filters import Filters
 from .layers import ACTIVATIONS, Layer, conv, dense
@@ -33,7 +40,7 @@ Head = Literal["flatten", "global_average_pool"]
 
 
 def build_network(section: NetworkSection, input_shape: tuple[int, ...], outputs: int) -> Network:
-    """The network of a study file's section for inputs of ``input_shape``.
+    """The network of a study file's section for inputs of ``input_shape``; not for torch networks.
 
     Raises StudyError if inputs of that shape do not fit the network.
     """
@@ -96,7 +103,7 @@ def _activated(layers: Iterable[Named], first: int, activation: Callable[[], Lay
 
 
 def _dense_layers(
-    section: NetworkSection,
+    section: AnalyticNetwork,
     number: int,
     first: int,
     outputs: int,

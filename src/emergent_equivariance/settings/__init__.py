@@ -14,7 +14,17 @@ from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 from ..groups import GROUPS, get_group
 from .base import SAFE_NAME, Section
 from .convergence import Convergence
-from .networks import CnnNetwork, GcnnNetwork, MlpNetwork, Network, NetworkSection
+from .networks import (
+    AnalyticNetwork,
+    CnnNetwork,
+    ConvolutionalNetwork,
+    GcnnNetwork,
+    KernelNetwork,
+    MlpNetwork,
+    Network,
+    NetworkSection,
+    TorchNetwork,
+)
 from .regression import Regression
 from .sections import (
     Augmentation,
@@ -32,12 +42,14 @@ from .tasks import CosineTask, CustomTask, DigitsTask, FashionMnistTask, IsingTa
 __all__ = [
     "STUDY_FILES",
     "STUDY_KEYS",
+    "AnalyticNetwork",
     "AnySettings",
     "Augmentation",
     "CnnNetwork",
     "Common",
     "Convergence",
     "ConvergenceSettings",
+    "ConvolutionalNetwork",
     "CosineTask",
     "CriticalFraction",
     "CustomTask",
@@ -60,6 +72,7 @@ __all__ = [
     "Task",
     "TaskSection",
     "Theory",
+    "TorchNetwork",
     "Tracking",
     "Training",
     "json_schema",
@@ -118,7 +131,19 @@ class Settings(Common):
             )
         if isinstance(self.execution.members_at_once, int) and self.execution.members_at_once < 1:
             raise ValueError(f"execution.members_at_once: {self.execution.members_at_once} is below 1")
+        if isinstance(self.network, TorchNetwork) and self.execution.engine == "jax":
+            raise ValueError("execution.engine: jax cannot train network torch; use auto or torch")
+        if self.resolves_learning_rate and not self.has_kernel:
+            raise ValueError(
+                "training.learning_rate: a critical_fraction needs the NTK, and network torch has no analytic one; "
+                "give a number, or theory.monte_carlo: the number of networks to estimate the NTK with"
+            )
         return self
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether there is an NTK to compare with: an analytic one, or one estimated from many networks."""
+        return isinstance(self.network, AnalyticNetwork) or self.theory.monte_carlo is not None
 
     @property
     def resolves_learning_rate(self) -> bool:
@@ -127,8 +152,9 @@ class Settings(Common):
 
     @property
     def has_mean(self) -> bool:
-        """Whether this arm has an analytic mean μ_t: that of the outputs, not of their softmax."""
-        return self.theory.mean and self.training.has_mean and self.evaluate.ensemble_mean == "logits"
+        """Whether this arm has a mean μ_t given by an NTK: that of the outputs, not of their softmax."""
+        wanted = self.theory.mean and self.has_kernel
+        return wanted and self.training.has_mean and self.evaluate.ensemble_mean == "logits"
 
     @property
     def has_covariance(self) -> bool:
@@ -136,10 +162,24 @@ class Settings(Common):
         return self.has_mean and self.theory.covariance and self.augmentation.kind != "random"
 
 
+def _with_analytic_kernel(data: Any) -> Any:
+    """Refuse networks without an analytic kernel in studies of kernels."""
+    network = data.get("network") if isinstance(data, Mapping) else None
+    if isinstance(network, Mapping) and network.get("name") == "torch":
+        raise ValueError(
+            "network.name: torch has no analytic kernel, which studies of this kind are about; use mlp, cnn or gcnn, "
+            "or kind ensemble with theory.monte_carlo"
+        )
+    return data
+
+
 class ConvergenceSettings(Common):
     """Everything one arm of a study of kind kernel_convergence depends on."""
 
+    network: KernelNetwork
     convergence: Convergence = Convergence()
+
+    _analytic = model_validator(mode="before")(_with_analytic_kernel)
 
     @model_validator(mode="after")
     def _check(self) -> ConvergenceSettings:
@@ -154,7 +194,10 @@ class ConvergenceSettings(Common):
 class RegressionSettings(Common):
     """Everything one arm of a study of kind kernel_regression depends on."""
 
+    network: KernelNetwork
     regression: Regression
+
+    _analytic = model_validator(mode="before")(_with_analytic_kernel)
 
     @model_validator(mode="after")
     def _check(self) -> RegressionSettings:

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
 
+#: The name of a function as package.module:function.
+IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+
 
 class Section(BaseModel):
     """A section of the study file: unknown keys are errors, values are immutable."""

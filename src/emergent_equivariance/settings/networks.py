@@ -6,32 +6,21 @@ from itertools import pairwise
 from math import prod
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ..errors import StudyError
 from ..groups import GROUPS, get_group
-from .base import Section
+from .base import IMPORT_PATH, Section
 
 #: Largest standard deviation of weights and biases: beyond it kernels overflow.
 LARGEST_STD = 1e6
 
 
 class NetworkSection(Section):
-    """Fields common to all networks, in NTK parametrisation: weights ~ N(0, 1) times W_std/√fan_in."""
-
-    width: int = Field(128, ge=1, description="Units of each hidden layer (channels of each convolution).")
-    activation: Literal["relu", "erf"] = Field("relu", description="Nonlinearity after each hidden layer.")
-    W_std: float = Field(1.4142, gt=0, le=LARGEST_STD, description="Weight standard deviation of the hidden layers.")
-    b_std: float = Field(
-        0.1, ge=0, le=LARGEST_STD, description="Bias standard deviation of the hidden layers; 0: no bias."
-    )
-    readout_W_std: float = Field(1.0, gt=0, le=LARGEST_STD, description="Weight standard deviation of the readout.")
-    readout_b_std: float = Field(
-        0.0, ge=0, le=LARGEST_STD, description="Bias standard deviation of the readout; 0: no bias."
-    )
+    """Fields common to all networks."""
 
     #: Fields the infinite-width kernel does not depend on.
-    WIDTHS: ClassVar[set[str]] = {"width"}
+    WIDTHS: ClassVar[set[str]] = set()
 
     #: Fields that came later, left out of every hash at their defaults so that older results keep theirs.
     ADDED: ClassVar[set[str]] = set()
@@ -44,16 +33,39 @@ class NetworkSection(Section):
     def check_input(self, shape: tuple[int, ...], group: str) -> None:
         """Raise StudyError if inputs of ``shape`` do not fit the network."""
 
+    def forward_flops(self, shape: tuple[int, ...], outputs: int) -> float | None:
+        """Floating-point operations of one forward pass of one sample (matrix products only); None: unknown."""
+        raise NotImplementedError
+
+    def parameters(self, shape: tuple[int, ...], outputs: int) -> int | None:
+        """Number of weights and biases; None: unknown."""
+        raise NotImplementedError
+
+
+class AnalyticNetwork(NetworkSection):
+    """Fields common to networks with an analytic kernel: NTK parametrisation, weights ~ N(0, 1) times W_std/√fan_in."""
+
+    width: int = Field(128, ge=1, description="Units of each hidden layer (channels of each convolution).")
+    activation: Literal["relu", "erf"] = Field("relu", description="Nonlinearity after each hidden layer.")
+    W_std: float = Field(1.4142, gt=0, le=LARGEST_STD, description="Weight standard deviation of the hidden layers.")
+    b_std: float = Field(
+        0.1, ge=0, le=LARGEST_STD, description="Bias standard deviation of the hidden layers; 0: no bias."
+    )
+    readout_W_std: float = Field(1.0, gt=0, le=LARGEST_STD, description="Weight standard deviation of the readout.")
+    readout_b_std: float = Field(
+        0.0, ge=0, le=LARGEST_STD, description="Bias standard deviation of the readout; 0: no bias."
+    )
+
+    WIDTHS: ClassVar[set[str]] = {"width"}
+
     def forward_flops(self, shape: tuple[int, ...], outputs: int) -> float:
-        """Floating-point operations of one forward pass of one sample (matrix products only)."""
         raise NotImplementedError
 
     def parameters(self, shape: tuple[int, ...], outputs: int) -> int:
-        """Number of weights and biases."""
         raise NotImplementedError
 
 
-class MlpNetwork(NetworkSection):
+class MlpNetwork(AnalyticNetwork):
     """Fully connected: hidden_layers × [dense, activation], then the readout. Inputs are flattened."""
 
     name: Literal["mlp"]
@@ -67,7 +79,7 @@ class MlpNetwork(NetworkSection):
         return int(self.forward_flops(shape, outputs) / 2) + biases
 
 
-class ConvolutionalNetwork(NetworkSection):
+class ConvolutionalNetwork(AnalyticNetwork):
     """Fields common to networks on images (height, width, channel): convolutions with square filters, stride 1."""
 
     conv_layers: int = Field(2, ge=1, description="Number of convolutions, stride 1.")
@@ -191,4 +203,35 @@ class GcnnNetwork(ConvolutionalNetwork):
         return get_group(self.group).order
 
 
-Network = Annotated[MlpNetwork | CnnNetwork | GcnnNetwork, Field(discriminator="name")]
+class TorchNetwork(NetworkSection):
+    """The user's own torch network; it has no analytic kernel, but may have a Monte-Carlo one (theory.monte_carlo)."""
+
+    name: Literal["torch"]
+    factory: str = Field(
+        pattern=IMPORT_PATH,
+        description="Import path 'package.module:function' of a function (input_shape, outputs, …) → torch.nn.Module; "
+        "see docs/custom_network.md.",
+    )
+    width: int | None = Field(
+        None, ge=1, description="Size of the network, passed to the factory as width= where given; can be swept."
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the factory, by name.")
+
+    @field_validator("options")
+    @classmethod
+    def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted({"width", "input_shape", "outputs"} & set(value)):
+            raise ValueError(f"{taken[0]} is passed by itself: give network.width, and leave the shapes out")
+        return value
+
+    def forward_flops(self, shape: tuple[int, ...], outputs: int) -> None:
+        return None
+
+    def parameters(self, shape: tuple[int, ...], outputs: int) -> None:
+        return None
+
+
+#: Networks with an analytic kernel.
+KernelNetwork = Annotated[MlpNetwork | CnnNetwork | GcnnNetwork, Field(discriminator="name")]
+
+Network = Annotated[MlpNetwork | CnnNetwork | GcnnNetwork | TorchNetwork, Field(discriminator="name")]

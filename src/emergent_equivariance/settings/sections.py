@@ -183,6 +183,12 @@ class Theory(Section):
         description="auto: with full augmentation the problem is solved in blocks, one per irreducible representation "
         "of the group; direct: on the whole augmented set, |G|² times the memory (a check of the former).",
     )
+    monte_carlo: int | None = Field(
+        None,
+        ge=8,
+        description="Number K of networks whose empirical kernels at initialisation, averaged, stand for the analytic "
+        "ones: for networks that have none, or as a check of those that do. null: no such estimate.",
+    )
 
 
 class Evaluate(Section):

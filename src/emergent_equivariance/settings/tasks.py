@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from ..groups import get_group, grid_action, line_action
-from .base import Section
+from .base import IMPORT_PATH, Section
 
 
 def _as_tuple(value: Any) -> Any:
@@ -174,7 +174,7 @@ class CustomTask(TaskSection):
 
     name: Literal["custom"]
     factory: str = Field(
-        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        pattern=IMPORT_PATH,
         description="Import path 'package.module:function' of a function (settings, group) → TaskData.",
     )
     ood: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(

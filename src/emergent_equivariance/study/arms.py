@@ -73,17 +73,18 @@ class Arm:
     @cached_property
     def learning_rate_fields(self) -> dict[str, Any]:
         """What a learning rate given as a fraction of the critical one depends on: Θ(X, X), not the recorded steps."""
-        s = self.settings
+        s, sampled = self.settings, self.settings.theory.monte_carlo
         return {
             **self.data_fields,
-            "network": s.network.identity(exclude=s.network.WIDTHS),
+            "network": s.network.identity(exclude=s.network.WIDTHS if sampled is None else None),
             "augmentation": self._augmentation(),
             "learning_rate": s.training.model_dump(mode="json", include={"learning_rate"}),
+            **({} if sampled is None else {"monte_carlo": sampled}),
         }
 
     @cached_property
     def theory_fields(self) -> dict[str, Any]:
-        """What the analytic store depends on: not the width, not the members."""
+        """What the theory store depends on: not the members, and not the width unless kernels are estimated."""
         s = self.settings
         # Left out at their defaults, so that solutions of earlier versions keep their keys.
         chosen = {k: v for k, v in {"form": s.theory.form, "route": s.theory.route}.items() if v not in DEFAULTS}

@@ -6,7 +6,8 @@ are training samples, and M = N × (rows per sample) augmented rows, in numbers 
 - in blocks (full augmentation): 2 |G| R N of the blocks of both kernels, |G| N² of eigenvectors, and 4 copies of the
   largest block, d N × d N, while it is decomposed;
 - on the augmented rows: 2 M² of the kernels, 2 M per point of an evaluated orbit, M² of eigenvectors and 3 M² of work;
-- 2 |G| R N for κ itself, where the latter are taken from it.
+- 2 |G| R N for κ itself, where the latter are taken from it;
+- B + 1 times the kernels on the augmented rows and evaluated orbits where they are estimated in B blocks of networks.
 
 A store of tiles is read and written tile by tile.
 """
@@ -29,6 +30,9 @@ PROGRAM = 400_000_000
 
 #: Memory in MB that every job of the analytic side is given at least.
 LEAST = 1000
+
+#: Blocks of networks that an estimated kernel's error is found from, at most.
+BLOCKS = 16
 
 #: Copies of a tile that are alive at once: computed, made symmetric, compressed (measured: 6).
 TILE_COPIES = 7
@@ -84,7 +88,7 @@ def _solution(settings: Settings, whole: Tiling, stored: bool) -> tuple[int, int
     group, augmentation = get_group(settings.group), settings.augmentation
     order, train, rows = group.order, whole.train, whole.rows if settings.has_mean else whole.train
     full = augmentation.kind in ("full", "random")
-    symmetric = settings.theory.route == "auto" and order > 1
+    symmetric = settings.theory.route == "auto" and settings.theory.monte_carlo is None and order > 1
     symmetric = symmetric and (settings.network.name == "mlp" or settings.task.name != "custom")
     if symmetric and full:
         largest = max(irrep.shape[1] ** 2 * (irrep.itemsize // 8) for irrep in group.irreps)
@@ -93,6 +97,10 @@ def _solution(settings: Settings, whole: Tiling, stored: bool) -> tuple[int, int
     augmented = train * (order if full else augmentation.rows(order))
     evaluated = settings.has_mean * order * (rows - train + min(settings.evaluate.samples, train))
     numbers = 6 * augmented**2 + 2 * evaluated * augmented
+    if (networks := settings.theory.monte_carlo) is not None:
+        pairs = augmented * (augmented + 1) // 2 + evaluated * augmented
+        kept = 2 * (min(networks, BLOCKS) + 1) * (augmented + evaluated) * augmented
+        return numbers + kept, networks * pairs
     if stored or (symmetric and augmentation.rows(order) > 1):
         return numbers + 2 * order * rows * train + augmented**2, whole.pairs
     return numbers, augmented * (augmented + 1) // 2 + evaluated * augmented

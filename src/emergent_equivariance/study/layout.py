@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StudyError
-from ..settings import CriticalFraction, Tracking
+from ..settings import ConvolutionalNetwork, CriticalFraction, Tracking
 from .arms import Arm
 from .shards import header, plan_shards
 from .tiling import planned_tiling
@@ -90,7 +90,8 @@ class Study:
         pairs = [(arm, arm.settings.network) for arm in self.arms]
         augmented = [arm for arm, net in pairs if net.name == "cnn" and arm.settings.augmentation.kind == "full"]
         convolved = [arm for arm, net in pairs if net.name == "gcnn"]
-        deep = [(arm, net.dense_layers) for arm, net in pairs if net.name != "mlp" and net.dense_layers]
+        deep = [(arm, net.dense_layers) for arm, net in pairs if isinstance(net, ConvolutionalNetwork)]
+        deep = [(arm, layers) for arm, layers in deep if layers]
         if not (augmented and convolved and deep):
             return []
         arm, layers = deep[0]

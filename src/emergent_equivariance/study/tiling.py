@@ -117,7 +117,8 @@ def planned_tiling(settings: AnySettings) -> Tiling | None:
     before any data is there: for every task with an mlp, and for all tasks but custom ones with the other networks.
     """
     if isinstance(settings, Settings):
-        wanted = settings.theory.route == "auto" and (settings.has_mean or settings.resolves_learning_rate)
+        wanted = settings.theory.route == "auto" and settings.theory.monte_carlo is None
+        wanted = wanted and (settings.has_mean or settings.resolves_learning_rate)
         wanted = wanted and (settings.network.name == "mlp" or settings.task.name != "custom")
     else:
         wanted = isinstance(settings, RegressionSettings)

@@ -1,28 +1,17 @@
 """The user's own task, by import path: ``task: {name: custom, factory: "package.module:function"}``.
 
 The function is called as ``factory(settings.task, group)`` and returns a TaskData; see docs/custom_task.md.
-Modules are found as ``python -m`` finds them: the working directory first, then what is installed.
 """
 
 from __future__ import annotations
-
-import importlib
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
 from ..groups import Action, Group
+from ..imports import named_function
 from ..settings import CustomTask
 from .base import TaskData
-
-#: What importing a faulty module raises; anything else is a fault in a running program and keeps its traceback.
-IMPORT_FAULTS = (ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError, OSError)
 
 
 def build(task: CustomTask, group: Group) -> TaskData:
@@ -32,8 +21,8 @@ def build(task: CustomTask, group: Group) -> TaskData:
     returns an action that is no representation of ``group``. Exceptions of the factory itself pass through.
     """
     where = f"task.factory: {task.factory!r}"
-    with _working_directory_importable():
-        data = _resolve(task.factory)(task, group)
+    with named_function(task.factory, where, "(settings, group) → TaskData", DataError) as factory:
+        data = factory(task, group)
     if not isinstance(data, TaskData):
         raise DataError(
             f"{where} returned {type(data).__name__}, not TaskData.",
@@ -69,41 +58,3 @@ def fault(action: Action, group: Group) -> str:
             if not ((moved == action.source[gh]).all() and (sign == action.sign[gh]).all()):
                 return f"has ρ(g)ρ(h) ≠ ρ(gh) for g = {group.elements[g]}, h = {group.elements[h]}"
     return ""
-
-
-def _resolve(factory: str) -> Callable[[CustomTask, Group], Any]:
-    module_name, _, function_name = factory.partition(":")
-    where = f"task.factory: {factory!r}"
-    try:
-        module = importlib.import_module(module_name)
-    except IMPORT_FAULTS as error:
-        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            raise DataError(
-                f"{where}: there is no module {error.name!r} in the working directory {Path.cwd()} or among the "
-                "installed packages.",
-                remedy="Correct the name, run from the directory that holds it, or install the package.",
-            ) from None
-        raise DataError(
-            f"{where}: importing {module_name} failed with {type(error).__name__}: {error}.",
-            remedy=f"Mend it until 'python -c \"import {module_name}\"' passes.",
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        found = "has no" if function is None else "has no function"
-        raise DataError(
-            f"{where}: the module {module_name} {found} {function_name!r}.",
-            remedy="Name a function (settings, group) → TaskData of that module.",
-        )
-    return function
-
-
-@contextmanager
-def _working_directory_importable() -> Iterator[None]:
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        if here in sys.path:
-            sys.path.remove(here)

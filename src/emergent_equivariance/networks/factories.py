@@ -1,0 +1,182 @@
+"""The user's own networks: ``network: {name: torch, factory: "package.module:function"}``; see docs/custom_network.md.
+
+The function is called as ``factory(input_shape, outputs, width=…, **options)``, ``width`` only where the study gives
+one, and returns a new ``torch.nn.Module``, (batch, *input_shape) → (batch, output). Torch's generator is seeded for
+each call from a counter-based stream, so that initial weights depend on (seed, member) alone: not on shards, processes
+or devices. Before the first module of a network is handed out, its factory is checked.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from ..augmentation import stream
+from ..errors import StudyError
+from ..imports import named_function
+from ..settings import TorchNetwork
+
+__all__ = ["STREAM_KERNELS", "STREAM_MODULES", "check_factory", "member_module", "trained_parameters"]
+
+#: Purposes of the Philox streams that torch is seeded from: the members of an ensemble, and the networks whose
+#: empirical kernels stand for the analytic one (see augmentation.stream).
+STREAM_MODULES, STREAM_KERNELS = 17, 18
+
+#: Inputs of the check, and the relative difference of outputs that round-off may make.
+PROBES, ROUND_OFF = 3, 1e-4
+
+_checked: set[str] = set()
+
+
+def member_module(
+    section: TorchNetwork,
+    input_shape: tuple[int, ...],
+    outputs: int,
+    seed: int,
+    member: int,
+    *,
+    purpose: int = STREAM_MODULES,
+) -> nn.Module:
+    """The module of one member with its initial weights, on the CPU, in the precision the factory gives it.
+
+    Args:
+      section: the network of the study.
+      input_shape: shape of one input.
+      outputs: number of outputs.
+      seed: ensemble.seed.
+      member: index of the member.
+      purpose: stream that torch is seeded from.
+
+    Raises StudyError where ``check_factory`` does.
+    """
+    known = json.dumps([section.model_dump(mode="json"), input_shape, outputs])
+    if known not in _checked:
+        check_factory(section, input_shape, outputs)
+        _checked.add(known)
+    return _drawn(section, tuple(input_shape), outputs, seed, member, purpose)
+
+
+def trained_parameters(module: nn.Module) -> dict[str, Tensor]:
+    """Name → parameter, of those that training changes."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def check_factory(section: TorchNetwork, input_shape: tuple[int, ...], outputs: int) -> None:
+    """Make a few modules and hold them against what docs/custom_network.md asks of a factory.
+
+    Raises StudyError naming ``network.factory`` where it cannot be imported or called, returns no module, one without
+    trainable parameters, with parameters that are lazy, not on the CPU or not floating-point; where the weights of two
+    modules are shared, do not depend on torch's seed alone, or do not depend on it; where outputs have another shape or
+    type, or depend on other inputs of the batch. Exceptions of the factory itself pass through.
+    """
+    where = _where(section)
+    first, again, other = (_drawn(section, tuple(input_shape), outputs, 0, k, STREAM_MODULES) for k in (0, 0, 1))
+    _check_parameters(first, where)
+    storages = [{p.untyped_storage().data_ptr() for p in m.parameters()} for m in (first, again, other)]
+    if storages[0] & storages[1] or storages[0] & storages[2] or storages[1] & storages[2]:
+        raise StudyError(
+            f"{where}: the modules of two calls share parameters, so that members would train each other.",
+            remedy="Make new layers in every call; keep no module or parameter between calls.",
+        )
+    if not _alike(first, again):
+        raise StudyError(
+            f"{where}: two calls with the same seed give different weights: they are drawn from another generator than "
+            "torch's, or left over from memory.",
+            remedy="Draw them with torch's default generator (torch.nn.init, torch.randn), not with numpy or random.",
+        )
+    if _alike(first, other):
+        raise StudyError(
+            f"{where}: two calls with different seeds give the same weights: all members would be one.",
+            remedy="Draw them with torch's default generator, and seed none (no torch.manual_seed, no Generator).",
+        )
+    _check_outputs(first, input_shape, outputs, where)
+
+
+def _where(section: TorchNetwork) -> str:
+    return f"network.factory: {section.factory!r}"
+
+
+def _drawn(
+    section: TorchNetwork, input_shape: tuple[int, ...], outputs: int, seed: int, member: int, purpose: int
+) -> nn.Module:
+    """The module the factory makes after torch is seeded from (seed, purpose, member)."""
+    where, kind = _where(section), "(input_shape, outputs, …) → torch.nn.Module"
+    given = ({} if section.width is None else {"width": section.width}) | section.options
+    with named_function(section.factory, where, kind, StudyError) as factory, torch.random.fork_rng(devices=[]):
+        try:
+            inspect.signature(factory).bind(input_shape, outputs, **given)
+        except TypeError as error:
+            names = ", ".join(["input_shape", "outputs", *(f"{name}={value!r}" for name, value in given.items())])
+            raise StudyError(
+                f"{where}: it cannot be called as ({names}): {error}.",
+                remedy="Let it take these arguments, or change network.width and network.options.",
+            ) from None
+        torch.manual_seed(int(stream(seed, purpose, member).integers(2**63)))
+        module = factory(input_shape, outputs, **given)
+    if not isinstance(module, nn.Module):
+        raise StudyError(f"{where} returned {type(module).__name__}, no Module.", remedy="Return a torch.nn.Module.")
+    return module
+
+
+def _check_parameters(module: nn.Module, where: str) -> None:
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    lazy = [name for name, tensor in tensors.items() if is_lazy(tensor)]
+    if lazy:
+        raise StudyError(
+            f"{where}: the parameter {lazy[0]} has no shape before the first forward pass.",
+            remedy="Use layers that are not lazy: the factory knows input_shape.",
+        )
+    elsewhere = [name for name, tensor in tensors.items() if tensor.device.type != "cpu"]
+    if elsewhere:
+        raise StudyError(
+            f"{where}: {elsewhere[0]} is on {tensors[elsewhere[0]].device}.",
+            remedy="Make the module on the CPU; it is moved to where it is trained.",
+        )
+    parameters = dict(module.named_parameters())
+    wrong = [name for name, parameter in parameters.items() if not parameter.dtype.is_floating_point]
+    if wrong:
+        raise StudyError(
+            f"{where}: the parameter {wrong[0]} is {parameters[wrong[0]].dtype}, not real floating-point.",
+            remedy="Use float32 parameters (two real ones for a complex one), and buffers for what is not trained.",
+        )
+    if not trained_parameters(module):
+        raise StudyError(
+            f"{where}: the module has no trainable parameters.",
+            remedy="Register layers as attributes or in torch.nn.ModuleList, with requires_grad.",
+        )
+
+
+def _alike(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two modules have the same weights and buffers bit by bit."""
+    pairs = [dict([*module.named_parameters(), *module.named_buffers()]) for module in (first, second)]
+    return pairs[0].keys() == pairs[1].keys() and all(torch.equal(pairs[0][name], pairs[1][name]) for name in pairs[0])
+
+
+def _check_outputs(module: nn.Module, input_shape: tuple[int, ...], outputs: int, where: str) -> None:
+    module = module.to(torch.float32).eval()
+    x = torch.randn(PROBES, *input_shape, generator=torch.Generator().manual_seed(0))
+    said = f"inputs (batch, {', '.join(map(str, input_shape))})"
+    try:
+        with torch.no_grad():
+            found, alone = module(x), module(x[:1])
+    except (RuntimeError, TypeError, ValueError, LookupError, NotImplementedError) as error:
+        raise StudyError(
+            f"{where}: the module fails on {said} of float32: {type(error).__name__}: {str(error).strip()}.",
+            remedy="Let forward take such a batch; images have their channels last.",
+        ) from error
+    if not isinstance(found, Tensor) or found.shape != (PROBES, outputs) or found.dtype != torch.float32:
+        got = f"{tuple(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+        raise StudyError(
+            f"{where}: of {said} with batch = {PROBES} the module gives {got}, expected ({PROBES}, {outputs}) of "
+            "torch.float32.",
+            remedy="Return one row of outputs per input, in the precision of the weights.",
+        )
+    if not torch.allclose(found[:1], alone, rtol=ROUND_OFF, atol=ROUND_OFF * float(found.abs().max())):
+        raise StudyError(
+            f"{where}: in evaluation mode the output of an input depends on the rest of the batch, or on chance.",
+            remedy="Treat every input by itself in evaluation mode, and let dropout follow the mode.",
+        )
