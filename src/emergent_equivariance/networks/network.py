@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import jax
+import numpy as np
 
 from ..augmentation import stream
 from .stack import ConvStack
 
-__all__ = ["STREAM_INITIAL", "KernelFunction", "Network", "Parameters", "initial_parameters"]
+__all__ = ["STREAM_INITIAL", "KernelFunction", "Network", "Parameters", "initial_arrays", "initial_parameters"]
 
 #: Philox stream of initial weights; see augmentation.stream.
 STREAM_INITIAL = 16
@@ -72,17 +73,20 @@ class Network:
         return sum(prod(shape) for shape in self.shapes)
 
 
-def initial_parameters(network: Network, seed: int, member: int) -> Parameters:
-    """Initial parameters of one member: a pytree of float64 numpy arrays, entries iid N(0, 1).
+def initial_arrays(shapes: Sequence[tuple[int, ...]], seed: int, member: int) -> list[np.ndarray]:
+    """Initial parameters of one member: float64 arrays of the given shapes, entries iid N(0, 1).
 
-    Leaf number l is drawn from the counter-based stream (seed, member, l, shapes of the network): nothing else
-    enters, so that any division into shards gives the same bits, arms that differ in augmentation share them, and
+    Array number l is drawn from the counter-based stream (seed, member, l, all shapes): nothing else enters, so that
+    any division into shards and any engine has the same bits, arms that differ in augmentation share them, and
     networks of different widths are independent.
     """
-    text = json.dumps([1, network.shapes], separators=(",", ":"))
-    shapes = int(hashlib.sha256(text.encode()).hexdigest()[:16], 16)
-    leaves = [
-        stream(seed, STREAM_INITIAL, member, leaf, shapes).standard_normal(shape)
-        for leaf, shape in enumerate(network.shapes)
+    text = json.dumps([1, shapes], separators=(",", ":"))
+    digest = int(hashlib.sha256(text.encode()).hexdigest()[:16], 16)
+    return [
+        stream(seed, STREAM_INITIAL, member, leaf, digest).standard_normal(shape) for leaf, shape in enumerate(shapes)
     ]
-    return jax.tree.unflatten(network.structure, leaves)
+
+
+def initial_parameters(network: Network, seed: int, member: int) -> Parameters:
+    """``initial_arrays`` of a network, as the pytree that its ``apply`` takes."""
+    return jax.tree.unflatten(network.structure, initial_arrays(network.shapes, seed, member))

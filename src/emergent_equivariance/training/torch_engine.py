@@ -1,0 +1,287 @@
+"""The torch engine: members as ``torch.nn.Module``, one after the other or stacked by ``torch.func``.
+
+Networks of the study are those of ``networks.modules``, on the same parameters as the JAX networks. Gradients are
+taken of the outputs with the derivative of the loss as cotangent, updates are made in place: a step has no more
+operations than forward pass, backward pass and update, and on a GPU nothing waits for the device within ``advance``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..augmentation import stream
+from ..errors import StudyError
+from ..networks import initial_arrays
+from ..networks.factories import member_module
+from ..networks.modules import build_module
+from ..settings import TorchNetwork
+from .engine import Choice, Record
+from .problem import Problem
+from .torch_optimizers import build_optimizer
+
+#: Rows evaluated at once by one member; bounds the memory of recording.
+EVALUATION_BATCH = 256
+
+#: Variants: members one after the other, each through all steps of a call, or all of them in every operation.
+LOOP, VMAP = "loop", "vmap"
+
+#: Members that a stack holds on a CPU: more of them do not stay in cache.
+CPU_STACK = 8
+
+#: Purpose of the Philox stream that torch's generator is seeded from before every step of a module from a factory.
+STREAM_STEP = 4
+
+
+class TorchEngine:
+    """See Engine."""
+
+    name = "torch"
+
+    def device(self) -> str:
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+    def candidates(self, problem: Problem, members: int) -> list[Choice]:
+        loop = Choice(self.name, LOOP, 1, 1000)
+        if _from_factory(problem):
+            return [loop]
+        if torch.cuda.is_available():
+            return [Choice(self.name, VMAP, members, 1000), loop]
+        return [loop, Choice(self.name, VMAP, min(members, CPU_STACK), 1000)]
+
+    def trainer(self, problem: Problem, choice: Choice) -> TorchTrainer:
+        return TorchTrainer(problem, choice)
+
+
+@dataclass(frozen=True, eq=False)
+class _Unit:
+    """Members that take their steps together: one member, or a stack of them.
+
+    Attributes:
+      members: their indices.
+      module: of the member; of a stack the architecture alone.
+      leaves: trainable parameters, of a stack with a leading axis of members.
+      moments: what the optimiser keeps, per kind one tensor for each leaf.
+      forward: (batch, …) → (batch, output); of a stack also (member, batch, …), always → (member, batch, output).
+    """
+
+    members: tuple[int, ...]
+    module: nn.Module
+    leaves: list[Tensor]
+    moments: list[list[Tensor]]
+    forward: Callable[[Tensor], Tensor]
+
+    @property
+    def stacked(self) -> bool:
+        return self.forward is not self.module
+
+    def parameters(self) -> list[Tensor]:
+        """All parameters of the member, those that are not trained included, or of the stack."""
+        return self.leaves if self.stacked else list(self.module.parameters())
+
+    def tensors(self) -> list[Tensor]:
+        """Everything that later steps depend on; buffers are read anew, because modules may replace them."""
+        kept = [] if self.stacked else self.module.state_dict(keep_vars=True).values()
+        return [*self.leaves, *chain(*self.moments), *(tensor for tensor in kept if not tensor.requires_grad)]
+
+
+class TorchTrainer:
+    """See Trainer. Sets torch's number of threads, for the whole process.
+
+    A module from a factory is in training mode during steps and in evaluation mode while it is recorded; its buffers
+    are its member's own. Before each of its steps torch's generator is seeded from (training.seed, member, step), so
+    that masks of dropout do not depend on shards, interruptions or members_at_once.
+    """
+
+    def __init__(self, problem: Problem, choice: Choice) -> None:
+        self.problem, self.choice = problem, choice
+        self._seeded = _from_factory(problem)
+        if choice.variant not in ((LOOP,) if self._seeded else (LOOP, VMAP)):
+            raise StudyError(
+                f"engine torch: cannot train network {problem.settings.network.name} by variant {choice.variant}.",
+                remedy=f"Use variant {LOOP}.",
+            )
+        torch.set_num_threads(problem.settings.execution.threads)
+        torch.backends.cudnn.deterministic = True
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._dtype = getattr(torch, problem.settings.execution.precision)
+        self._template = self._architecture()
+        _check_batches(problem, self._template)
+        self.shapes = tuple(tuple(parameter.shape) for parameter in self._template.parameters())
+        self._optimizer = build_optimizer(problem.settings.training, problem.learning_rate)
+        self._row_input, self._row_target = self._table(problem.row_input), self._table(problem.row_target)
+        self._train_input, self._train_target = self._table(problem.train_input), self._table(problem.train_target)
+        self._orbit_input = self._table(problem.orbit_input.reshape(-1, *problem.orbit_input.shape[2:]))
+        self._cross_entropy = problem.settings.training.loss == "cross_entropy"
+
+    # ------------------------------------------------------------------------------------------ members
+
+    def start(self, members: Sequence[int]) -> list[_Unit]:
+        if self.choice.variant == LOOP:
+            return [self._single(member) for member in members]
+        return [self._stack(tuple(members))]
+
+    def _architecture(self) -> nn.Module:
+        """A module of the shapes of every member's."""
+        if self._seeded:
+            return self._module(0)
+        settings = self.problem.settings
+        module = build_module(settings.network, self.problem.orbit_input.shape[2:], self.problem.outputs)
+        return module.to(self._device, self._dtype)
+
+    def _module(self, member: int) -> nn.Module:
+        """A new module of a member, with its initial weights, in training mode."""
+        settings, seed = self.problem.settings, self.problem.settings.ensemble.seed
+        if self._seeded:
+            assert isinstance(settings.network, TorchNetwork)
+            shape = self.problem.orbit_input.shape[2:]
+            module = member_module(settings.network, shape, self.problem.outputs, seed, member)
+            return module.to(self._device, self._dtype).train()
+        module = copy.deepcopy(self._template)
+        with torch.no_grad():
+            for parameter, array in zip(module.parameters(), initial_arrays(self.shapes, seed, member), strict=True):
+                parameter.copy_(torch.from_numpy(array))
+        return module
+
+    def _single(self, member: int) -> _Unit:
+        module = self._module(member)
+        leaves: list[Tensor] = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        return _Unit((member,), module, leaves, self._optimizer.moments(leaves), module)
+
+    def _stack(self, members: tuple[int, ...]) -> _Unit:
+        module, seed = self._template, self.problem.settings.ensemble.seed
+        names = [name for name, _ in module.named_parameters()]
+        drawn = zip(*(initial_arrays(self.shapes, seed, member) for member in members), strict=True)
+        leaves = [self._table(np.stack(arrays)).requires_grad_() for arrays in drawn]
+
+        def one(parameters: list[Tensor], x: Tensor) -> Tensor:
+            return functional_call(module, dict(zip(names, parameters, strict=True)), (x,))
+
+        each, alike = torch.vmap(one), torch.vmap(one, in_dims=(0, None))
+        axes = self._row_input.ndim
+
+        def forward(x: Tensor) -> Tensor:
+            return (each if x.ndim > axes else alike)(leaves, x)
+
+        return _Unit(members, module, leaves, self._optimizer.moments(leaves), forward)
+
+    def _table(self, array: np.ndarray) -> Tensor:
+        return torch.tensor(array, dtype=self._dtype, device=self._device)
+
+    # ------------------------------------------------------------------------------------------ steps
+
+    def advance(self, state: list[_Unit], first: int, count: int) -> list[_Unit]:
+        for unit in state:
+            self._advance(unit, first, count)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return state
+
+    def _advance(self, unit: _Unit, first: int, count: int) -> None:
+        x, target = self._row_input, self._row_target
+        schedule = self._schedule(unit, first, count) if self.problem.scheduled else None
+        for k in range(count):
+            if self._seeded:
+                torch.manual_seed(self._step_seed(unit.members[0], first + k))
+            if schedule is not None:
+                x, target = (_taken(table, schedule[k]) for table in (self._row_input, self._row_target))
+            output = unit.forward(x)
+            gradients = torch.autograd.grad(
+                output, unit.leaves, self._cotangent(output.detach(), target), materialize_grads=True
+            )
+            with torch.no_grad():
+                self._optimizer.update(unit.leaves, gradients, unit.moments, first + k)
+
+    def _schedule(self, unit: _Unit, first: int, count: int) -> list[Tensor]:
+        """(batch,) rows of each step, of a stack (member, batch), on the device; shorter at the end of an epoch."""
+        rows = np.stack([self.problem.schedule(member, first, count) for member in unit.members], axis=1)
+        sizes = (rows[:, 0] >= 0).sum(axis=1)
+        uploaded = torch.from_numpy(rows if unit.stacked else rows[:, 0]).to(self._device)
+        return [step[..., :size] for step, size in zip(uploaded, sizes.tolist(), strict=True)]
+
+    def _step_seed(self, member: int, step: int) -> int:
+        return int(stream(self.problem.settings.training.seed, STREAM_STEP, member, step).integers(2**63))
+
+    def _cotangent(self, output: Tensor, target: Tensor) -> Tensor:
+        """∂loss/∂output of the mean over rows of ``_row_losses``, (…, row, output); a row of targets sums to 1 in
+        cross-entropy."""
+        rows, outputs = output.shape[-2:]
+        if self._cross_entropy:
+            return output.softmax(-1).sub_(target).div_(rows)
+        return (output - target).div_(rows * outputs)
+
+    def _row_losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """Loss of each row, (…, row, output) → (…, row); the training loss is its mean."""
+        if self._cross_entropy:
+            return -(target * output.log_softmax(-1)).sum(-1)
+        return 0.5 * (output - target).square().mean(-1)
+
+    # ------------------------------------------------------------------------------------------ results
+
+    def record(self, state: list[_Unit], weights: bool) -> Record:
+        predictions, losses = [], []
+        for unit in state:
+            unit.module.eval()
+            with torch.no_grad():
+                output = _in_batches(unit.forward, self._orbit_input)
+                loss = self._row_losses(_in_batches(unit.forward, self._train_input), self._train_target).mean(-1)
+            unit.module.train()
+            predictions.append(output.reshape(-1, *self.problem.orbit_input.shape[:2], output.shape[-1]))
+            losses.append(loss.reshape(-1))
+        return Record(
+            torch.cat(predictions).float().numpy(force=True),
+            torch.cat(losses).numpy(force=True),
+            _gathered(state, _Unit.parameters) if weights else [],
+        )
+
+    def save(self, state: list[_Unit]) -> list[np.ndarray]:
+        return _gathered(state, _Unit.tensors)
+
+    def restore(self, members: Sequence[int], arrays: Sequence[np.ndarray]) -> list[_Unit]:
+        state, first = self.start(members), 0
+        with torch.no_grad():
+            for unit in state:
+                rows = slice(first, first + len(unit.members)) if unit.stacked else first
+                for tensor, array in zip(unit.tensors(), arrays, strict=True):
+                    tensor.copy_(torch.as_tensor(array[rows]))
+                first += len(unit.members)
+        return state
+
+
+def _from_factory(problem: Problem) -> bool:
+    """Whether the network is a module that the user's own function makes."""
+    return isinstance(problem.settings.network, TorchNetwork)
+
+
+def _check_batches(problem: Problem, module: nn.Module) -> None:
+    """Raise StudyError where a minibatch is too small for statistics over it."""
+    single = problem.batch == 1 or problem.units % problem.batch == 1
+    if single and any(isinstance(part, nn.BatchNorm1d) for part in module.modules()):
+        raise StudyError(
+            f"training.batch_size: with {problem.units} rows an epoch has a minibatch of {problem.batch} of a single "
+            "row, of which BatchNorm1d has no variance.",
+            remedy="Use another training.batch_size.",
+        )
+
+
+def _taken(table: Tensor, rows: Tensor) -> Tensor:
+    """table[rows] for rows of any shape; quicker than that."""
+    return table.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+
+
+def _in_batches(forward: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """(row, …) → (…, row, output)."""
+    return torch.cat([forward(batch) for batch in rows.split(EVALUATION_BATCH)], dim=-2)
+
+
+def _gathered(state: list[_Unit], tensors: Callable[[_Unit], list[Tensor]]) -> list[np.ndarray]:
+    """``tensors`` of every unit together, as copies, (member, …) each."""
+    found = ([t.numpy(force=True)[() if unit.stacked else None] for t in tensors(unit)] for unit in state)
+    return [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
