@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+#: Exit code of a job that stopped because it was asked to and goes on when it is run again (EX_TEMPFAIL of sysexits.h).
+INTERRUPTED = 75
+
 
 class UserError(Exception):
     """Something the user can mend: a study file, a data set, a store, a full disk.
@@ -13,6 +16,7 @@ class UserError(Exception):
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
         super().__init__(f"{message} {remedy}".strip())
+        self.message, self.remedy = message, remedy
 
 
 class StudyError(UserError):
@@ -25,3 +29,7 @@ class DataError(UserError):
 
 class StoreError(UserError):
     """A file under results/ is missing, torn, or belongs to another study."""
+
+
+class Interrupted(Exception):
+    """A job stopped because it was asked to, and goes on when it is run again; the message is for the user."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import glob
 import hashlib
 import importlib.metadata
 import itertools
@@ -111,18 +112,23 @@ def git_commit() -> str:
         return "unknown"
 
 
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Installed version of every package."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
 def provenance(study: Study, arm: Arm | None = None) -> dict[str, Any]:
     """Attributes every store of a study carries: study, arm, versions, commit."""
-    versions = {}
-    for name in VERSIONED:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
     attributes: dict[str, Any] = {
         "study": study.name,
         "format": FORMAT,
-        "versions": json.dumps(versions),
+        "versions": json.dumps(versions(VERSIONED)),
         "git_commit": git_commit(),
     }
     if arm is not None:
@@ -152,6 +158,27 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _write_error(path: Path, error: OSError) -> StoreError:
+def remove_unfinished(path: Path) -> None:
+    """Remove what killed writers of ``path`` left beside it; those still running on this machine keep theirs."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        process = temporary.name.split(".")[-2]
+        if not (process.isdigit() and _running(int(process))):
+            temporary.unlink(missing_ok=True)
+
+
+def _running(process: int) -> bool:
+    """Whether another process with this number runs here."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
     reasons = {
         errno.ENOSPC: "the disk is full",
         errno.EDQUOT: "your disk quota is used up",
@@ -254,6 +281,7 @@ def read(path: Path, *, config_hash: str | None = None) -> xr.Dataset:
     remedy = "Delete this file and run the study again: only it is made again."
     try:
         dataset = xr.open_dataset(f"zip::{path}", engine="zarr", consolidated=False, chunks=None)
+        _check_archive(path)
         claimed = dataset.attrs.get("checksum")
         intact = claimed == checksum(dataset)
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, ValueError, RuntimeError) as error:
@@ -276,6 +304,13 @@ def read(path: Path, *, config_hash: str | None = None) -> xr.Dataset:
 
 
 def _cast_text(dataset: xr.Dataset, kind: type) -> xr.Dataset:
+def _check_archive(path: Path) -> None:
+    """Raise what zipfile raises for a torn or altered archive; zarr reads it in tasks that log what they raise."""
+    with zipfile.ZipFile(path) as archive:
+        if (name := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"bad CRC-32 of {name}")
+
+
     text = {
         name: xr.Variable(v.dims, np.asarray(v).astype(object).astype(kind), v.attrs)
         for name, v in dataset.variables.items()

@@ -90,11 +90,11 @@ class JaxTrainer:
         return Record(prediction.reshape(shape).astype(np.float32, copy=False), loss, leaves)
 
     def save(self, state: _State) -> list[np.ndarray]:
-        return [np.asarray(leaf) for leaf in jax.tree.leaves((state.parameters, state.optimizer))]
+        return [np.array(leaf) for leaf in jax.tree.leaves((state.parameters, state.optimizer))]
 
     def restore(self, members: Sequence[int], arrays: Sequence[np.ndarray]) -> _State:
         template = jax.eval_shape(lambda: self.start(members)[1:])
-        parameters, optimizer = jax.tree.unflatten(jax.tree.structure(template), [jnp.asarray(a) for a in arrays])
+        parameters, optimizer = jax.tree.unflatten(jax.tree.structure(template), [jnp.array(a) for a in arrays])
         return _State(tuple(members), parameters, optimizer)
 
 

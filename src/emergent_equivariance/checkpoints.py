@@ -1,0 +1,210 @@
+"""Checkpoints: where the training of a shard stands, in one file beside it until the shard is written.
+
+The file is a store like all others (atomic, with a checksum) with the recorded results, the state of the trainer and
+the position. Data order, random group elements and masks are functions of (seed, member, step): the position is
+their state. A checkpoint of other settings, another choice of engine or other versions of the libraries is not used.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from . import store
+from .errors import Interrupted, StoreError
+from .interruption import Interruption
+from .training import Choice, Position, Problem, ShardResult
+
+#: Layout of a checkpoint.
+FORMAT = 1
+#: Seconds of training for every second that writing a checkpoint took, at least.
+SPACING = 100.0
+#: Packages whose versions the bits of a trained member depend on.
+NUMERICAL = ("emergent-equivariance", "jax", "jaxlib", "numpy", "optax", "torch")
+
+_RESULT = ("member", "record", "sample", "element", "output")
+
+
+def identity(config_hash: str, members: Sequence[int], problem: Problem, choice: Choice) -> dict[str, Any]:
+    """What a checkpoint has to agree on with the run that uses it."""
+    return {
+        "format": FORMAT,
+        "config_hash": config_hash,
+        "members": [members[0], members[-1]],
+        "learning_rate": problem.learning_rate,
+        "precision": problem.settings.execution.precision,
+        "choice": choice.as_dict(),
+        "versions": store.versions(NUMERICAL),
+    }
+
+
+def machine_type(engine: str) -> str:
+    """The processor, and the accelerator where the engine uses one."""
+    parts = [_processor()]
+    if engine == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            parts.append(torch.cuda.get_device_name())
+    else:
+        import jax
+
+        if jax.default_backend() != "cpu":
+            parts.append(jax.devices()[0].device_kind)
+    return ", ".join(parts)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+class Checkpoints:
+    """Reads, writes and removes the checkpoint of one shard.
+
+    Args:
+      path: the file.
+      identity: see ``identity``.
+      period: seconds of training between two checkpoints, at least.
+      machine: type of this machine.
+      interruption: asked at every pause whether to stop.
+      say: told whether training goes on from a checkpoint, or why one is not used.
+
+    Attributes:
+      machines: type of the machine of every run that contributed, this one last.
+      seconds: training time of the earlier runs.
+      written: checkpoints written by this run.
+      writing: seconds spent on writing them.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        identity: Mapping[str, Any],
+        period: float,
+        machine: str,
+        interruption: Interruption,
+        say: Callable[[str], None],
+    ) -> None:
+        self.path, self.identity, self.period = path, dict(identity), period
+        self.machines = [machine]
+        self.seconds, self.written, self.writing = 0.0, 0, 0.0
+        self._interruption, self._say = interruption, say
+        self._start = time.monotonic()
+        self._due = self._start + period
+
+    def load(self) -> Position | None:
+        """Where to go on, None from the beginning: no checkpoint, or one that cannot be used, of which ``say`` is told.
+
+        Files that a killed run left half-written are removed.
+        """
+        store.remove_unfinished(self.path)
+        if not self.path.exists():
+            return None
+        first, last = self.identity["members"]
+        again = f"Members {first} to {last} are trained from the beginning."
+        try:
+            found = store.read(self.path).load()
+        except StoreError as error:
+            self._say(f"warning: {error.message} {again}")
+            return None
+        if differing := self._differing(found):
+            self._say(f"warning: {self.path}: is a checkpoint of another run ({differing}). {again}")
+            return None
+        position = _position(found)
+        self.machines = [*json.loads(found.attrs["machines"]), *self.machines]
+        self.seconds = found.attrs["seconds"]
+        done = f"{position.finished} of {last - first + 1} members trained, the next at step {position.step}"
+        self._say(f"{self.path}: going on from this checkpoint ({done}).")
+        if self.machines[-2] != self.machines[-1]:
+            self._say(
+                f"warning: it was written on another type of machine ({self.machines[-2]}, this is "
+                f"{self.machines[-1]}): predictions may differ from those of an undisturbed run by round-off."
+            )
+        return position
+
+    def _differing(self, found: xr.Dataset) -> str:
+        """In which parts of the identity a checkpoint differs, "" if in none."""
+        try:
+            theirs = json.loads(found.attrs["identity"])
+        except (KeyError, ValueError):
+            return "it does not say of which"
+        keys = [key for key in self.identity if theirs.get(key) != self.identity[key]]
+        return "; ".join(f"{key} {theirs.get(key)}, now {self.identity[key]}" for key in keys)
+
+    def pause(self, position: Callable[[], Position]) -> None:
+        """Write a checkpoint if it is time to, or if asked to stop; see training.Pause.
+
+        Raises Interrupted after the checkpoint if asked to stop, StoreError if it cannot be written.
+        """
+        self._interruption.defer()
+        asked = self._interruption.received
+        if asked is None and time.monotonic() < self._due:
+            return
+        self._write(position())
+        if asked is not None:
+            raise Interrupted(f"{asked}: stopped after writing {self.path}. Run the same command again to go on.")
+
+    def _write(self, position: Position) -> None:
+        start = time.monotonic()
+        attributes = {
+            "identity": json.dumps(self.identity),
+            "machines": json.dumps(self.machines),
+            "seconds": self.seconds + start - self._start,
+            "format": store.FORMAT,
+        }
+        try:
+            store.write(_dataset(position), self.path, attributes)
+        except StoreError as error:
+            kept = "The last good checkpoint stays" if self.path.exists() else "No checkpoint was written before"
+            raise StoreError(f"{error.message} {kept}.", remedy=error.remedy) from None
+        took = time.monotonic() - start
+        self.written, self.writing = self.written + 1, self.writing + took
+        self._due = time.monotonic() + max(self.period, SPACING * took)
+
+    def attributes(self) -> dict[str, Any]:
+        """What the shard says of its interruptions: nothing if there was none."""
+        if len(self.machines) == 1:
+            return {}
+        return {"resumed": len(self.machines) - 1, "machines": json.dumps(list(dict.fromkeys(self.machines)))}
+
+    def remove(self) -> None:
+        """Remove the checkpoint: the shard is written."""
+        self.path.unlink(missing_ok=True)
+
+
+def _dataset(position: Position) -> xr.Dataset:
+    """A position as a dataset."""
+    variables: dict[str, Any] = {
+        "position": ("part", np.array([position.finished, position.record, position.step], np.int64)),
+        "prediction": (_RESULT, position.result.prediction),
+        "loss": (_RESULT[:2], position.result.loss),
+    }
+    for kind, arrays in (("weight", position.result.weights), ("state", position.state)):
+        for index, array in enumerate(arrays):
+            axes = [f"{kind}_{index}_axis_{k}" for k in range(array.ndim)]
+            variables[f"{kind}_{index}"] = (axes, array)
+    return xr.Dataset(variables)
+
+
+def _position(found: xr.Dataset) -> Position:
+    """The position that ``_dataset`` gave ``found`` of."""
+
+    def arrays(kind: str) -> list[np.ndarray]:
+        count = sum(str(name).startswith(f"{kind}_") for name in found.data_vars)
+        return [np.array(found[f"{kind}_{index}"]) for index in range(count)]
+
+    finished, record, step = (int(value) for value in found["position"])
+    result = ShardResult(np.array(found["prediction"]), np.array(found["loss"]), arrays("weight"))
+    return Position(finished, record, step, result, arrays("state"))

@@ -1,0 +1,61 @@
+"""Signals that ask a job to stop: SIGTERM, SIGUSR1 (a scheduler's warning before the time limit) and SIGINT (Ctrl-C).
+
+A job that can go on later stops at the next safe moment with the exit code errors.INTERRUPTED.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from types import FrameType, TracebackType
+
+from .errors import INTERRUPTED
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+#: Seconds within which a second signal is the same request: terminals and schedulers send one to a process and to its
+#: group.
+SAME_REQUEST = 2.0
+
+
+class Interruption:
+    """Takes the signals in a ``with`` block of the main thread.
+
+    Until ``defer`` is called there is nothing to save, and a signal ends the process at once. From then on the first
+    one is noted in ``received``, and another one after SAME_REQUEST seconds ends the process at once.
+
+    Attributes:
+      received: name of the signal that was noted, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._deferring = False
+        self._since = 0.0
+        self._before: list[object] = []
+
+    def __enter__(self) -> Interruption:
+        self._before = [signal.signal(number, self._handle) for number in SIGNALS]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in zip(SIGNALS, self._before, strict=True):
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def defer(self) -> None:
+        """From now on there is something to save."""
+        self._deferring = True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        name, now = signal.Signals(number).name, time.monotonic()
+        if self._deferring and self.received is None:
+            self.received, self._since = name, now
+        elif not self._deferring or now - self._since > SAME_REQUEST:
+            _leave(name)
+
+
+def _leave(name: str) -> None:
+    """End the process, whatever it is doing: an exception raised from a handler may be lost in a library's callback."""
+    os.write(2, f"{name}: stopped at once. Run the same command again to go on from the last checkpoint.\n".encode())
+    os._exit(INTERRUPTED)
