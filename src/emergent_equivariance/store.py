@@ -157,7 +157,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def _write_error(path: Path, error: OSError) -> StoreError:
 def remove_unfinished(path: Path) -> None:
     """Remove what killed writers of ``path`` left beside it; those still running on this machine keep theirs."""
     for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
@@ -179,6 +178,7 @@ def _running(process: int) -> bool:
     return True
 
 
+def _write_error(path: Path, error: OSError) -> StoreError:
     reasons = {
         errno.ENOSPC: "the disk is full",
         errno.EDQUOT: "your disk quota is used up",
@@ -280,8 +280,8 @@ def read(path: Path, *, config_hash: str | None = None) -> xr.Dataset:
         raise StoreError(f"{path}: does not exist.", remedy="Run the study again: only what is missing is made.")
     remedy = "Delete this file and run the study again: only it is made again."
     try:
-        dataset = xr.open_dataset(f"zip::{path}", engine="zarr", consolidated=False, chunks=None)
         _check_archive(path)
+        dataset = xr.open_dataset(f"zip::{path}", engine="zarr", consolidated=False, chunks=None)
         claimed = dataset.attrs.get("checksum")
         intact = claimed == checksum(dataset)
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, ValueError, RuntimeError) as error:
@@ -303,7 +303,6 @@ def read(path: Path, *, config_hash: str | None = None) -> xr.Dataset:
     return dataset
 
 
-def _cast_text(dataset: xr.Dataset, kind: type) -> xr.Dataset:
 def _check_archive(path: Path) -> None:
     """Raise what zipfile raises for a torn or altered archive; zarr reads it in tasks that log what they raise."""
     with zipfile.ZipFile(path) as archive:
@@ -311,6 +310,7 @@ def _check_archive(path: Path) -> None:
             raise zipfile.BadZipFile(f"bad CRC-32 of {name}")
 
 
+def _cast_text(dataset: xr.Dataset, kind: type) -> xr.Dataset:
     text = {
         name: xr.Variable(v.dims, np.asarray(v).astype(object).astype(kind), v.attrs)
         for name, v in dataset.variables.items()

@@ -117,6 +117,10 @@ class Study:
         """Shard with the members first…last, both included."""
         return self.root / "members" / arm.path / f"members-{first:06d}-{last:06d}.zarr.zip"
 
+    def checkpoint_path(self, arm: Arm, first: int, last: int) -> Path:
+        """Where the training of that shard stands, until it is written; no file that the workflow declares."""
+        return self.root / "members" / arm.path / f".members-{first:06d}-{last:06d}.checkpoint.zarr.zip"
+
     def ensemble_path(self, arm: Arm) -> Path:
         """Ensemble store of an arm."""
         return self.root / "ensemble" / f"{arm.path}.zarr.zip"
@@ -126,10 +130,6 @@ class Study:
         return self.root / "measures" / f"{arm.path}.zarr.zip"
 
     def result_path(self, arm: Arm) -> Path:
-    def checkpoint_path(self, arm: Arm, first: int, last: int) -> Path:
-        """Where the training of that shard stands, until it is written; no file that the workflow declares."""
-        return self.root / "members" / arm.path / f".members-{first:06d}-{last:06d}.checkpoint.zarr.zip"
-
         """Store of an arm that enters metrics.nc."""
         return self.ensemble_path(arm) if self.kind == "ensemble" else self.measure_path(arm)
 
