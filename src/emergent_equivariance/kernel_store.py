@@ -17,7 +17,9 @@ import numpy as np
 import xarray as xr
 
 from . import store
+from .canonicalisation import seen_inputs
 from .errors import DataError, StoreError, StudyError
+from .groups import Action
 from .kernels import cross_kernels
 from .kernels.orbits import INVARIANT, Kappa, computed, noninvariance
 from .kernels.tiles import mirrored, tile_kernels
@@ -187,11 +189,17 @@ def _kappa(arm: Arm, data: TaskData) -> Kappa:
     if not isinstance(arm.settings, Settings):
 
         def identity(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            x1, x2 = data.input[rows], data.input[columns]
+            x1, x2 = (seen_inputs(arm.settings.network, data, part) for part in (rows, columns))
             nngp, ntk = cross_kernels(network, x1, x2, memory=memory, threads=threads)
             return nngp[..., None], ntk[..., None]
 
         return identity
+    if not isinstance(data.input_action, Action):
+        raise StudyError(
+            f"group: the action of {data.input_action.group.name} is not exact, so that tiles of the kernels between "
+            "samples do not give those between their transforms.",
+            remedy="Raise execution.tiles_above: the kernels are then computed on the augmented samples.",
+        )
     deviation = noninvariance(network, data.input_action)
     if not deviation < INVARIANT:
         raise StudyError(

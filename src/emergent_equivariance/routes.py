@@ -5,6 +5,9 @@
 - direct: the Gram matrix of the augmented rows, one eigendecomposition (``dynamics``). Its kernels are evaluated on
   the augmented inputs, or taken from κ_ij(u) = Θ(x_i, u x_j) where the kernel is invariant.
 
+Where the action on the inputs is not exact, or the network sees canonical inputs, kernels are evaluated on the very
+inputs that members see.
+
 Fresh random elements have, in the linearised dynamics, the mean of the full orbit, and take its route.
 """
 
@@ -20,7 +23,8 @@ import xarray as xr
 
 from . import dynamics, orbit_solve
 from .augmentation import augmented_rows
-from .groups import Group
+from .canonicalisation import seen_orbits
+from .groups import Action, Group
 from .kernels import Progress, cross_kernels, gram, orbit_blocks
 from .kernels.orbits import (
     INVARIANT,
@@ -106,8 +110,8 @@ class ArmData:
 
     @cached_property
     def inputs(self) -> np.ndarray:
-        """(row, *input shape) the augmented training inputs."""
-        return self.data.input_action.orbit(self.data.input[self.train])[self.rows[:, 0], self.rows[:, 1]]
+        """(row, *input shape) the augmented training inputs, as the network sees them."""
+        return self.orbits(self.train)[self.rows[:, 0], self.rows[:, 1]]
 
     @cached_property
     def target(self) -> np.ndarray:
@@ -129,12 +133,17 @@ class ArmData:
         """κ_ij(u), read or computed."""
         if self.kernels is not None:
             return stored(self.kernels)
+        assert isinstance(self.data.input_action, Action), "κ does not give the kernels of inexact actions"
         return computed(self.network, self.data.input_action, self.data.input, memory=self.memory, threads=self.threads)
 
     def initial(self) -> np.ndarray:
         """(sample, element, element_) K within the orbits of the evaluated samples."""
-        orbits = self.data.input_action.orbit(self.data.input[self.evaluated])
+        orbits = self.orbits(self.evaluated)
         return orbit_blocks(self.network, orbits, memory=self.memory, threads=self.threads)
+
+    def orbits(self, samples: np.ndarray) -> np.ndarray:
+        """(sample, element, *input shape) whole orbits at indices of samples, as the network sees them."""
+        return seen_orbits(self.settings.network, self.data, samples)
 
 
 # ------------------------------------------------------------------------------------------- which route
@@ -146,6 +155,10 @@ def _route(arm: ArmData) -> tuple[Literal["group", "kappa", "direct"], str]:
     blocks = group.order > 1 and augmentation.kind in ("full", "random") and not forced
     fewer = augmentation.rows(group.order) ** 2 > group.order  # |G| N² entries of κ against (k N)²
     kappa = arm.kernels is not None or (fewer and not forced)
+    if not isinstance(arm.data.input_action, Action):
+        return "direct", f"the action of {group.name} is not exact"
+    if arm.settings.network.canonicalisation != "none":
+        return "direct", "the network sees canonical inputs"
     reason = f"augmentation is {augmentation.kind}"
     if forced:
         reason = f"theory.route is {arm.settings.theory.route}"
@@ -298,7 +311,7 @@ def _kernels_on_rows(arm: ArmData) -> tuple[Pair, Pair]:
     """(row, row_) kernels between the augmented rows, and (sample, element, row) with the orbits of the samples."""
     inputs, order = arm.inputs, arm.group.order
     pairs = len(inputs) * (len(inputs) + 1) // 2
-    points = arm.data.input_action.orbit(arm.data.input[arm.evaluated if arm.settings.has_mean else []])
+    points = arm.orbits(arm.evaluated[: None if arm.settings.has_mean else 0])
     total = pairs + points.shape[0] * order * len(inputs)
 
     def report(first: int, last: int) -> Progress | None:

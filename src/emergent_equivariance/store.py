@@ -28,6 +28,7 @@ import xarray as xr
 
 from .errors import StoreError
 from .groups import Action, get_group
+from .interpolation import InputAction, InterpolatedAction
 from .study import FORMAT, Arm, Study
 from .tasks.base import Readout, TaskData
 
@@ -356,8 +357,7 @@ def task_to_dataset(data: TaskData) -> xr.Dataset:
         "readout": (("observable", "output"), data.readout.matrix),
         "group_product": (("element", "element_"), group.product),
         "group_planar": (("element", "row", "column"), group.planar),
-        "input_source": (("element", "coordinate"), data.input_action.source),
-        "input_sign": (("element", "coordinate"), data.input_action.sign),
+        **_input_tables(data.input_action),
         "output_source": (("element", "output"), data.output_action.source),
         "output_sign": (("element", "output"), data.output_action.sign),
     }
@@ -365,18 +365,38 @@ def task_to_dataset(data: TaskData) -> xr.Dataset:
         variables["label"] = ("sample", data.label)
     if group.linear is not None:
         variables["group_linear"] = ("element", group.linear)
+    if group.shift is not None:
+        variables["group_shift"] = (("element", "axis"), group.shift)
     coords = {
         "sample": np.arange(len(data.input)),
         "split": ("sample", np.asarray(data.split, dtype=str)),
         "element": np.asarray(group.elements, dtype=str),
     }
-    attributes = {
+    attributes: dict[str, Any] = {
         "group": group.name,
         "output_name": data.output_name,
         "observable_name": data.readout.name,
         "data_provenance": json.dumps(data.provenance),
     }
+    if isinstance(data.input_action, InterpolatedAction):
+        attributes |= {"interpolation": data.input_action.interpolation, "fill": data.input_action.fill}
     return xr.Dataset(variables, coords, attributes)
+
+
+def _input_tables(action: InputAction) -> dict[str, Any]:
+    if isinstance(action, InterpolatedAction):
+        taps = ("element", "pixel", "tap")
+        return {"input_tap": (taps, action.source), "input_weight": (taps, action.weight)}
+    coordinates = ("element", "coordinate")
+    return {"input_source": (coordinates, action.source), "input_sign": (coordinates, action.sign)}
+
+
+def _input_action(ds: xr.Dataset) -> InputAction:
+    group, shape = get_group(ds.attrs["group"]), ds["input"].shape[1:]
+    if "interpolation" in ds.attrs:
+        tables = ds["input_tap"].values, ds["input_weight"].values
+        return InterpolatedAction(group, shape, ds.attrs["interpolation"], float(ds.attrs["fill"]), *tables)
+    return Action(group, shape, ds["input_source"].values, ds["input_sign"].values)
 
 
 def task_from_dataset(dataset: xr.Dataset) -> TaskData:
@@ -387,7 +407,7 @@ def task_from_dataset(dataset: xr.Dataset) -> TaskData:
         input=ds["input"].values,
         target=ds["target"].values,
         split=ds["split"].values.astype(str),
-        input_action=Action(group, ds["input"].shape[1:], ds["input_source"].values, ds["input_sign"].values),
+        input_action=_input_action(ds),
         output_action=Action(group, ds["target"].shape[1:], ds["output_source"].values, ds["output_sign"].values),
         output_name=ds.attrs["output_name"],
         readout=Readout(ds.attrs["observable_name"], ds["readout"].values),

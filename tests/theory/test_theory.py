@@ -10,7 +10,7 @@ import xarray as xr
 
 from emergent_equivariance.groups import Group
 from emergent_equivariance.infinite_width import stax
-from emergent_equivariance.settings import CustomTask, Settings
+from emergent_equivariance.settings import CustomTask, GroupAction, Settings
 from emergent_equivariance.tasks.base import TaskData
 from emergent_equivariance.tasks.images import classification
 from emergent_equivariance.tasks.registry import build_task
@@ -40,7 +40,7 @@ def colour_images(section: CustomTask, group: Group) -> TaskData:
     generator, count = np.random.default_rng(0), {"train": section.train, "test": section.test}
     image = {split: generator.standard_normal((n, 6, 6, 3)) for split, n in count.items()}
     label = {split: generator.integers(4, size=n) for split, n in count.items()}
-    return classification(image, label, group, {}, classes=4)
+    return classification(image, label, group, GroupAction(), {}, classes=4)
 
 
 def settings(

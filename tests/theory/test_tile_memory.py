@@ -27,7 +27,7 @@ if task.name == "fashion_mnist":  # the pixels do not matter, and need no files
     count = {"train": task.train, "test": task.test}
     image = {split: np.random.default_rng(0).standard_normal((n, 28, 28, 1)) for split, n in count.items()}
     label = {split: np.zeros(n, dtype=int) for split, n in count.items()}
-    data = classification(image, label, get_group(arm.settings.group), {})
+    data = classification(image, label, get_group(arm.settings.group), arm.settings.action, {})
 else:
     data = build_task(arm.settings)
 if job == "tiles":

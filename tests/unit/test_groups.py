@@ -164,6 +164,7 @@ def test_planar_groups_refuse_a_line(name):
     assert "trivial, c2" in str(caught.value)
 
 
-def test_unknown_group_names_the_known_ones():
-    with pytest.raises(StudyError, match="trivial, c2, c4, d2, d4"):
-        get_group("so3")
+@pytest.mark.parametrize("name", ["so3", "c0", "c65", "d100", "t33", "c04", "c8\n", ""])
+def test_unknown_group_names_the_families(name):
+    with pytest.raises(StudyError, match=r"trivial; c1 to c64 .* d1 to d64 .* t1 to t32"):
+        get_group(name)

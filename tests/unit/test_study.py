@@ -182,7 +182,40 @@ BAD = {
     "sweep into a value": (changed(sweep={"group.name": ["c4"]}), ["sweep.group.name", "c4"]),
     "sweep of the study": (changed(sweep={"study": ["a"]}), ["sweep.study", "whole study"]),
     "value swept twice": (changed(sweep={"network.width": [8, 8]}), ["sweep.network.width", "8"]),
-    "unknown group": (changed(group="c5"), ["group", "c5", "'c4'"]),
+    "unknown group": (changed(group="so3"), ["group", "'so3'", "c1 to c64", "t1 to t32"]),
+    "group too large": (changed(group="c65"), ["group", "'c65'", "c1 to c64"]),
+    "group of the wrong type": (changed(group=8), ["group", "8", "string"]),
+    "c8 on a lattice": (changed(group="c8"), ["c8", "5×5", "between pixels", "trivial, c2, c4"]),
+    "shifts by part of a pixel": (changed(group="t3"), ["t3", "5×5", "t1, t5"]),
+    "shifts of an image by part of a pixel": (
+        changed(task={"name": "digits"}, group="t3"),
+        ["t3", "8×8", "t1, t2, t4, t8"],
+    ),
+    "interpolation of a lattice": (
+        changed(action={"interpolation": "nearest"}),
+        ["action", "ising", "leave the section out"],
+    ),
+    "unknown interpolation": (
+        changed(task={"name": "digits"}, action={"interpolation": "cubic"}),
+        ["action.interpolation", "'cubic'", "'nearest'", "'bilinear'"],
+    ),
+    "mask that is no switch": (
+        changed(task={"name": "digits"}, action={"mask": "disc"}),
+        ["action.mask", "'disc'", "'auto'"],
+    ),
+    "infinite fill": (
+        changed(task={"name": "digits"}, action={"fill": float("inf")}),
+        ["action.fill", "inf", "finite"],
+    ),
+    "a boolean for the fill": (changed(task={"name": "digits"}, action={"fill": True}), ["fill", "true"]),
+    "gcnn of a group that is interpolated": (
+        changed(task={"name": "digits"}, group="c8", network={"name": "gcnn"}, sweep=None),
+        ["network.group", "c8", "c2, c4, d2, d4", "for instance c4"],
+    ),
+    "unknown canonicalisation": (
+        changed(network={"name": "mlp", "canonicalisation": "maximum"}),
+        ["network.canonicalisation", "'maximum'", "'orbit_maximum'"],
+    ),
     "c4 on a 5×4 grid": (changed(task={**BASE["task"], "lattice": [5, 4]}), ["c4", "5×4", "square"]),
     "d4 on a vector": (
         changed(task={"name": "cosine"}, group="d4"),

@@ -17,6 +17,7 @@ import pandas as pd
 from xarray import Dataset
 
 from ..augmentation import stream
+from ..canonicalisation import seen_inputs
 from ..empirical import MemberKernels, member_kernels
 from ..errors import StudyError
 from ..fits import Series, power_law, root_power_law
@@ -82,7 +83,7 @@ def measure(
         )
     settings.network.check_input(data.input_action.shape, data.input_action.group.name)
     network = build_network(settings.network, data.input_action.shape, data.target.shape[1])
-    x, memory = data.input[chosen], settings.execution.block_memory
+    x, memory = seen_inputs(settings.network, data, chosen), settings.execution.block_memory
     analytic = np.stack(gram(network, x, memory=memory, threads=settings.execution.kernel_threads))
     samples = np.empty((section.members, *analytic.shape))
     pairs = len(x) * (len(x) + 1) // 2

@@ -18,6 +18,7 @@ import pandas as pd
 from xarray import Dataset
 
 from .. import dynamics
+from ..canonicalisation import seen_inputs
 from ..errors import DataError, StudyError
 from ..kernels import Progress, cross_kernels, gram
 from ..networks import build_network
@@ -153,8 +154,9 @@ def _ntk(
             return None
         return lambda done, of: progress(first + round((last - first) * done / of), total)
 
-    _, train_ntk = gram(network, data.input[train], progress=report(0, pairs), **options)
-    _, test_ntk = cross_kernels(network, data.input[test], data.input[train], progress=report(pairs, total), **options)
+    x_train, x_test = (seen_inputs(settings.network, data, samples) for samples in (train, test))
+    _, train_ntk = gram(network, x_train, progress=report(0, pairs), **options)
+    _, test_ntk = cross_kernels(network, x_test, x_train, progress=report(pairs, total), **options)
     return train_ntk, test_ntk
 
 

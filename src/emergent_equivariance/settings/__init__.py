@@ -6,12 +6,15 @@ JSON schema that editors use is generated from these models (workflow/schemas/st
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, model_validator
 
-from ..groups import GROUPS, get_group
+from ..errors import StudyError
+from ..groups import FAMILIES, GROUPS, NAMES, get_group
+from .action import GroupAction
 from .base import SAFE_NAME, Section
 from .convergence import Convergence
 from .networks import (
@@ -59,6 +62,7 @@ __all__ = [
     "Execution",
     "FashionMnistTask",
     "GcnnNetwork",
+    "GroupAction",
     "IsingTask",
     "MlpNetwork",
     "Network",
@@ -82,15 +86,24 @@ __all__ = [
 # ------------------------------------------------------------------------- what the arms of a kind depend on
 
 
+def _known_group(name: str) -> str:
+    try:
+        return get_group(name).name
+    except StudyError as error:
+        raise ValueError(str(error).removeprefix("group: ").removesuffix(".")) from None
+
+
 class Common(Section):
     """What arms of every kind depend on."""
 
     task: Task
-    group: Literal[tuple(GROUPS)] = Field(  # type: ignore[valid-type]
+    group: Annotated[str, AfterValidator(_known_group)] = Field(
         "c4",
-        description="Symmetry group: trivial; on grids the rotations by 180° (c2) or 90° (c4, square grids), the two "
-        "axial reflections and their product (d2), all of these (d4, square grids); on the line x ↦ −x (c2).",
+        description=f"Symmetry group: {FAMILIES}. On the line c2 is x ↦ −x. Exact on square grids: c1, c2, c4, d1, d2, "
+        "d4, and tk where k divides the sides; other rotations act on images by interpolation (see `action`).",
+        json_schema_extra={"pattern": NAMES},
     )
+    action: GroupAction = GroupAction()
     network: Network
     execution: Execution = Execution()
 
@@ -100,8 +113,45 @@ class Common(Section):
         """A gcnn without a group of its own takes that of the study."""
         network = data.get("network") if isinstance(data, Mapping) else None
         if isinstance(network, Mapping) and network.get("name") == "gcnn" and network.get("group") is None:
-            return {**data, "network": {**network, "group": data.get("group", "c4")}}
+            group = data.get("group", "c4")
+            if group not in GcnnNetwork.GROUPS and re.fullmatch(NAMES, str(group)):
+                raise ValueError(
+                    f"network.group: a gcnn is exact for {', '.join(GcnnNetwork.GROUPS)}; {group}, the group of the "
+                    "study, is none of them: give network.group, for instance c4"
+                )
+            return {**data, "network": {**network, "group": group}}
         return data
+
+    @model_validator(mode="after")
+    def _images_only(self) -> Self:
+        if not self.task.IMAGES and self.action != GroupAction():
+            raise ValueError(
+                f"action: the inputs of task {self.task.name} are neither interpolated nor masked (a task of your own "
+                "gives its own action); leave the section out"
+            )
+        return self
+
+    @property
+    def action_identity(self) -> dict[str, Any]:
+        """What of the section ``action`` the data depends on; empty where groups act exactly on whole inputs."""
+        shape = self.task.input_shape()
+        return self.action.identity(self.group, shape) if self.task.IMAGES and shape is not None else {}
+
+    @property
+    def has_invariant_kernel(self) -> bool:
+        """Whether Θ(gx, gx′) = Θ(x, x′) is known before any data is there: then κ_ij(u) gives it on whole orbits.
+
+        Not for actions by interpolation, which custom tasks may have; not for convolutions in custom tasks and under
+        shifts, which the boundary may break; not where the network sees canonical inputs.
+        """
+        shape, dense = self.task.input_shape(), self.network.name == "mlp"
+        if self.network.canonicalisation != "none":
+            return False
+        if shape is None:
+            return dense and self.group in GROUPS
+        if self.task.IMAGES and self.action.interpolates(self.group, shape):
+            return False
+        return dense or get_group(self.group).shift is None
 
     def splits(self) -> list[str]:
         """Names of the splits, in the order of the data."""

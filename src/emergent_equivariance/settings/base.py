@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.fields import FieldInfo
 
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
 
@@ -23,6 +24,10 @@ class Section(BaseModel):
     def _no_booleans_as_numbers(cls, data: Any) -> Any:
         if isinstance(data, Mapping):
             for key, value in data.items():
-                if isinstance(value, bool) and key in cls.model_fields and cls.model_fields[key].annotation is not bool:
+                if isinstance(value, bool) and key in cls.model_fields and not _takes_booleans(cls.model_fields[key]):
                     raise ValueError(f"{key}: {str(value).lower()} is given where true and false have no meaning")
         return data
+
+
+def _takes_booleans(field: FieldInfo) -> bool:
+    return bool in (field.annotation, *get_args(field.annotation))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from ..errors import StudyError
-from ..groups import GROUPS, get_group
+from ..groups import get_group
 from .base import IMPORT_PATH, Section
 
 #: Largest standard deviation of weights and biases: beyond it kernels overflow.
@@ -22,12 +22,20 @@ class NetworkSection(Section):
     #: Fields the infinite-width kernel does not depend on.
     WIDTHS: ClassVar[set[str]] = set()
 
+    canonicalisation: Literal["none", "orbit_maximum"] = Field(
+        "none",
+        description="What the network sees of an input x: x itself, or ρ(ĝ)x with ĝ the element of the group of the "
+        "study that maximises a fixed linear score ⟨w, ρ(g)x⟩: then every member is invariant (exactly so where the "
+        "group acts exactly).",
+    )
+
     #: Fields that came later, left out of every hash at their defaults so that older results keep theirs.
-    ADDED: ClassVar[set[str]] = set()
+    ADDED: ClassVar[set[str]] = {"canonicalisation"}
 
     def identity(self, exclude: set[str] | None = None) -> dict[str, Any]:
         """What a hash of the network holds, without the fields in ``exclude``."""
-        default = {name for name in self.ADDED if getattr(self, name) == type(self).model_fields[name].default}
+        added = {name for kind in type(self).__mro__ for name in vars(kind).get("ADDED", ())}
+        default = {name for name in added if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude=(exclude or set()) | default)
 
     def check_input(self, shape: tuple[int, ...], group: str) -> None:
@@ -113,7 +121,8 @@ class ConvolutionalNetwork(AnalyticNetwork):
             )
 
     def _check_support(self, group: str, consequence: str) -> None:
-        if group != "trivial" and self.padding != "VALID" and self.kernel_size % 2 == 0:
+        turned = get_group(group).order > 1 and get_group(group).shift is None
+        if turned and self.padding != "VALID" and self.kernel_size % 2 == 0:
             raise StudyError(
                 f"network.kernel_size: {self.kernel_size} is even: with padding {self.padding} the filter support "
                 f"is not mapped to itself by {group}, so that {consequence}.",
@@ -172,10 +181,13 @@ class GcnnNetwork(ConvolutionalNetwork):
         None, description="Group of rotations and reflections of the pixel grid; null: the group of the study."
     )
 
+    #: The groups a gcnn exists for.
+    GROUPS: ClassVar[tuple[str, ...]] = ("c2", "c4", "d2", "d4")
+
     def check_input(self, shape: tuple[int, ...], group: str) -> None:
         self._check_images(shape, self.name)
         name = self.group or group
-        exact = [known for known in GROUPS if known != "trivial" and GROUPS[known].acts_on_grid(*shape[:2])]
+        exact = [known for known in self.GROUPS if get_group(known).acts_on_grid(*shape[:2])]
         if name not in exact:
             raise StudyError(
                 f"network.group: the kernels of a gcnn are exact for groups that map the grid of {shape[0]}×{shape[1]} "

@@ -29,6 +29,9 @@ class TaskSection(Section):
     #: Fields that say where the data lies, not what it is: no part of any hash.
     LOCATION: ClassVar[set[str]] = set()
 
+    #: Whether inputs are images, which can be interpolated and masked.
+    IMAGES: ClassVar[bool] = False
+
     def input_shape(self) -> tuple[int, ...] | None:
         """Shape of one input, or None if only the data can tell."""
         return None
@@ -44,7 +47,7 @@ class TaskSection(Section):
             return
         if len(shape) == 1:
             line_action(get_group(group))
-        else:
+        elif not self.IMAGES or get_group(group).shift is not None:
             grid_action(get_group(group), shape[0], shape[1])
 
 
@@ -89,6 +92,7 @@ class DigitsTask(TaskSection):
     ood: Annotated[tuple[Literal["smooth"], ...], BeforeValidator(_as_tuple)] = Field(
         ("smooth",), description="Out-of-distribution inputs: smooth (synthetic smooth images), or none."
     )
+    IMAGES: ClassVar[bool] = True
 
     def input_shape(self) -> tuple[int, ...]:
         return (8, 8, 1)
@@ -118,6 +122,7 @@ class FashionMnistTask(TaskSection):
         description="Directory with the IDX files; otherwise $EMEQ_DATA_DIR, the system's data sets, then a download.",
     )
     LOCATION: ClassVar[set[str]] = {"data_dir"}
+    IMAGES: ClassVar[bool] = True
 
     def input_shape(self) -> tuple[int, ...]:
         return (28, 28, 1)
@@ -143,6 +148,7 @@ class PathMnistTask(TaskSection):
         description="Directory with pathmnist.npz; otherwise $EMEQ_DATA_DIR, the system's data sets, then a download.",
     )
     LOCATION: ClassVar[set[str]] = {"data_dir"}
+    IMAGES: ClassVar[bool] = True
 
     def input_shape(self) -> tuple[int, ...]:
         return (self.side, self.side, 3)

@@ -54,8 +54,9 @@ class Arm:
     @cached_property
     def data_fields(self) -> dict[str, Any]:
         """What the data store depends on."""
-        task = self.settings.task
-        return {"task": task.model_dump(mode="json", exclude=task.LOCATION), "group": self.settings.group}
+        task, action = self.settings.task, self.settings.action_identity
+        fields = {"task": task.model_dump(mode="json", exclude=task.LOCATION), "group": self.settings.group}
+        return {**fields, "action": action} if action else fields
 
     @cached_property
     def kernel_fields(self) -> dict[str, Any]:

@@ -88,8 +88,8 @@ def _solution(settings: Settings, whole: Tiling, stored: bool) -> tuple[int, int
     group, augmentation = get_group(settings.group), settings.augmentation
     order, train, rows = group.order, whole.train, whole.rows if settings.has_mean else whole.train
     full = augmentation.kind in ("full", "random")
-    symmetric = settings.theory.route == "auto" and settings.theory.monte_carlo is None and order > 1
-    symmetric = symmetric and (settings.network.name == "mlp" or settings.task.name != "custom")
+    symmetric = settings.theory.route == "auto" and settings.theory.monte_carlo is None
+    symmetric = symmetric and order > 1 and settings.has_invariant_kernel
     if symmetric and full:
         largest = max(irrep.shape[1] ** 2 * (irrep.itemsize // 8) for irrep in group.irreps)
         kernels = 1 + settings.has_covariance

@@ -114,12 +114,12 @@ def planned_tiling(settings: AnySettings) -> Tiling | None:
     """The tiles that an arm's kernels are computed in, or None where they are computed within the job that needs them.
 
     Tiles are used above ``execution.tiles_above`` rows, where the kernel is known to be invariant under the group
-    before any data is there: for every task with an mlp, and for all tasks but custom ones with the other networks.
+    before any data is there (``Settings.has_invariant_kernel``).
     """
     if isinstance(settings, Settings):
         wanted = settings.theory.route == "auto" and settings.theory.monte_carlo is None
         wanted = wanted and (settings.has_mean or settings.resolves_learning_rate)
-        wanted = wanted and (settings.network.name == "mlp" or settings.task.name != "custom")
+        wanted = wanted and settings.has_invariant_kernel
     else:
         wanted = isinstance(settings, RegressionSettings)
     tiling = whole_tiling(settings)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..groups import Action
+from ..interpolation import InputAction
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +33,8 @@ class TaskData:
       input: (sample, *input shape) float64.
       target: (sample, output) float64, NaN where there is none (out-of-distribution inputs).
       split: (sample,) "train", "test" or "ood-NAME"; each split contiguous, in this order.
-      input_action: how the group acts on inputs.
-      output_action: how it acts on outputs (ρ_Y).
+      input_action: how the group acts on inputs: exactly, or by interpolation.
+      output_action: how it acts on outputs (ρ_Y), exactly.
       output_name: what the outputs are, e.g. "site energies".
       readout: the invariant observable.
       label: (sample,) class index, −1 where there is none; None for regression.
@@ -43,7 +44,7 @@ class TaskData:
     input: np.ndarray
     target: np.ndarray
     split: np.ndarray
-    input_action: Action
+    input_action: InputAction
     output_action: Action
     output_name: str
     readout: Readout

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import DataError
 from ..groups import Action, Group
 from ..imports import named_function
+from ..interpolation import InputAction, InterpolatedAction
 from ..settings import CustomTask
 from .base import TaskData
 
@@ -28,19 +29,44 @@ def build(task: CustomTask, group: Group) -> TaskData:
             f"{where} returned {type(data).__name__}, not TaskData.",
             remedy="Return emergent_equivariance.tasks.TaskData.",
         )
-    for name, action in (("input_action", data.input_action), ("output_action", data.output_action)):
-        problem = fault(action, group)
+    for name, problem in (
+        ("input_action", _input_fault(data.input_action, group)),
+        ("output_action", fault(data.output_action, group)),
+    ):
         if problem:
             raise DataError(
                 f"{where}: {name} {problem}.",
-                remedy="Build it for the group passed in, with emergent_equivariance.groups, or as a signed "
-                "permutation with ρ(g)ρ(h) = ρ(gh).",
+                remedy="Build it for the group passed in, with emergent_equivariance.groups (inputs that are images "
+                "also with emergent_equivariance.interpolation), or as a signed permutation with ρ(g)ρ(h) = ρ(gh).",
             )
     return data
 
 
+def _input_fault(action: InputAction, group: Group) -> str:
+    """What keeps ``action`` from being an action by interpolation, or a representation; "" if nothing."""
+    if not isinstance(action, InterpolatedAction):
+        return fault(action, group)
+    height, width, *_ = (*action.shape, 0, 0)
+    if action.group is not group:
+        return f"is of the group {action.group.name}, the study has {group.name}"
+    tables = action.source.shape
+    if len(tables) != 3 or tables[:2] != (group.order, height * width) or action.weight.shape != tables:
+        expected = f"{(group.order, height * width)} and the taps behind"
+        return f"has tables of shape {tables} and {action.weight.shape}, expected {expected}"
+    if not ((action.source >= -1) & (action.source < height * width)).all():
+        return f"takes values from pixels other than −1 to {height * width - 1}"
+    if not np.allclose(action.weight.sum(axis=-1), 1):
+        return "has weights that do not add up to 1"
+    probe = np.random.default_rng(0).standard_normal((1, *action.shape))
+    if not np.array_equal(action.orbit(probe)[:, 0], probe):
+        return "does not send the first element, the identity, to the identity"
+    return ""
+
+
 def fault(action: Action, group: Group) -> str:
     """What keeps ``action`` from being a representation of ``group`` by signed permutations; "" if nothing."""
+    if not isinstance(action, Action):
+        return f"is {type(action).__name__}, no signed permutation"
     size = int(np.prod(action.shape))
     if action.group is not group:
         return f"is of the group {action.group.name}, the study has {group.name}"

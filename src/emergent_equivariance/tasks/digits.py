@@ -10,13 +10,13 @@ import hashlib
 import numpy as np
 
 from ..groups import Group
-from ..settings import DigitsTask
+from ..settings import DigitsTask, GroupAction
 from .base import TaskData
 from .images import SMOOTH_SOURCE, classification, smooth_images
 from .splits import TRAIN, stream
 
 
-def build(task: DigitsTask, group: Group) -> TaskData:
+def build(task: DigitsTask, group: Group, action: GroupAction) -> TaskData:
     """Images (sample, 8, 8, 1), normalised by mean and std of the training pixels; centred one-hot targets.
 
     A permutation fixed by task.seed orders the set: training images from its front, test images from its back.
@@ -41,4 +41,4 @@ def build(task: DigitsTask, group: Group) -> TaskData:
         image["ood-smooth"] = smooth_images(task.seed, task.test, 8)
         provenance["ood_smooth_source"] = SMOOTH_SOURCE
     label = {name: digits.target[index] for name, index in chosen.items()}
-    return classification(image, label, group, provenance)
+    return classification(image, label, group, action, provenance)

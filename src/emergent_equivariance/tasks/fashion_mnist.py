@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..groups import Group
-from ..settings import FashionMnistTask
+from ..settings import FashionMnistTask, GroupAction
 from .base import TaskData
 from .images import SMOOTH_SOURCE, classification, smooth_images
 from .sources import load_idx
@@ -17,12 +17,12 @@ TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 
 
-def build(task: FashionMnistTask, group: Group) -> TaskData:
+def build(task: FashionMnistTask, group: Group, action: GroupAction) -> TaskData:
     """Images (sample, 28, 28, 1), normalised by mean and std of *all* official training pixels.
 
     Training images are a random choice (by task.seed) from the official training set, test images from the
     official test set, ``ood-mnist`` from MNIST's test set; the latter is normalised with the same two numbers.
-    Raises DataError if a set is missing or damaged, StudyError if the group does not act on the grid.
+    Raises DataError if a set is missing or damaged, StudyError as ``classification``.
     """
     clothes, origin = load_idx("fashion_mnist", (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS), task.data_dir)
     mean, std = _mean_std(clothes[TRAIN_IMAGES])
@@ -48,7 +48,7 @@ def build(task: FashionMnistTask, group: Group) -> TaskData:
         else:
             image["ood-smooth"] = smooth_images(task.seed, task.test, 28)
             provenance["ood_smooth_source"] = SMOOTH_SOURCE
-    return classification(image, {k: v.astype(np.int64) for k, v in label.items()}, group, provenance)
+    return classification(image, {k: v.astype(np.int64) for k, v in label.items()}, group, action, provenance)
 
 
 def _choose(seed: int, purpose: int, available: int, wanted: int) -> np.ndarray:

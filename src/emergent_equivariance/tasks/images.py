@@ -4,6 +4,8 @@
   commutes with every action on the grid.
 - Targets for the squared error are centred one-hot vectors, 1[class = k] − 1/classes: zero on average, like the
   outputs of a network at initialisation. The cross-entropy uses the labels instead.
+- Groups act on the pixels, by interpolation where they do not map the grid to itself, and leave the logits alone. A
+  circular mask sets the pixels outside the inscribed disc to the value of ``action.fill``, after normalisation.
 - Synthetic out-of-distribution images: c = 0 ∈ C^{n×(n//2+1)}, c[:5, :5] = N(0, 1) + i N(0, 1), image =
   irfft2(c, (n, n)) per channel (Gerken & Kessel 2024), each then shifted to zero mean and scaled to unit standard
   deviation over its pixels, to be comparable to the normalised inputs.
@@ -16,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from ..groups import Group, grid_action, invariant_action
+from ..groups import Group, invariant_action
+from ..interpolation import disc, image_action
+from ..settings import GroupAction
 from .base import Readout, TaskData
 from .splits import OOD_SMOOTH, join, stream
 
@@ -46,6 +50,7 @@ def classification(
     image: Mapping[str, np.ndarray],
     label: Mapping[str, np.ndarray],
     group: Group,
+    action: GroupAction,
     provenance: dict[str, Any],
     classes: int = 10,
 ) -> TaskData:
@@ -55,18 +60,25 @@ def classification(
       image: split → (sample, height, width, channel) normalised images.
       label: split → (sample,) classes 0…classes − 1; splits without labels are left out.
       group: acts on the pixels and leaves the logits alone.
+      action: how it does where it does not map the grid to itself, and whether images are masked.
       provenance: where the images came from and how they are normalised.
 
-    Raises StudyError if the group does not act on the grid.
+    Raises StudyError for shifts by no whole number of pixels.
     """
     pixels, split = join(image)
     labels, _ = join({name: label.get(name, np.full(len(part), -1)) for name, part in image.items()})
     _, height, width, channels = pixels.shape
+    if action.masks(group.name, pixels.shape[1:]):
+        pixels = np.where(disc(height, width)[..., None], pixels, action.fill)
+        provenance = {**provenance, "input_mask": f"{action.fill:g} outside the inscribed disc, after normalisation"}
+    if action.interpolates(group.name, pixels.shape[1:]):
+        said = f"{group.name} by {action.interpolation} interpolation, {action.fill:g} outside the grid: not exact"
+        provenance = {**provenance, "input_action": said}
     return TaskData(
         input=pixels,
         target=centred_one_hot(labels, classes),
         split=split,
-        input_action=grid_action(group, height, width, channels),
+        input_action=image_action(group, height, width, channels, action.interpolation, action.fill),
         output_action=invariant_action(group, (classes,)),
         output_name="logits",
         readout=Readout("logits", np.eye(classes)),

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..groups import Group
-from ..settings import PathMnistTask
+from ..settings import GroupAction, PathMnistTask
 from .base import TaskData
 from .images import SMOOTH_SOURCE, classification, smooth_images
 from .sources import load_npz, three_ways
@@ -29,7 +29,7 @@ CLASSES = 9
 SIDE = 28
 
 
-def build(task: PathMnistTask, group: Group) -> TaskData:
+def build(task: PathMnistTask, group: Group, action: GroupAction) -> TaskData:
     """Images (sample, side, side, 3), normalised by mean and std of the training pixels; centred one-hot targets.
 
     From the full set training images are a random choice (by task.seed) of the official training images, test
@@ -54,7 +54,7 @@ def build(task: PathMnistTask, group: Group) -> TaskData:
     if "smooth" in task.ood:
         image["ood-smooth"] = smooth_images(task.seed, task.test, task.side, channels=3)
         provenance["ood_smooth_source"] = SMOOTH_SOURCE
-    return classification(image, label, group, provenance, CLASSES)
+    return classification(image, label, group, action, provenance, CLASSES)
 
 
 def block_averages(pixels: np.ndarray, side: int) -> np.ndarray:

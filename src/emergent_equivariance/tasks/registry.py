@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 
 from ..errors import DataError
 from ..groups import Group, get_group
+from ..interpolation import composition_error
 from ..settings import Common, CosineTask, CustomTask, DigitsTask, FashionMnistTask, IsingTask, PathMnistTask
 from . import cosine, custom, digits, fashion_mnist, ising, path_mnist
 from .base import TaskData
+
+#: Samples of each split that the composition error of an action is measured on.
+MEASURED_SAMPLES = 16
 
 
 def build_task(settings: Common) -> TaskData:
     """The data of an arm, checked.
 
-    Only ``settings.task`` and ``settings.group`` enter: arms that share both share their data.
+    Only ``settings.task``, ``settings.group`` and ``settings.action`` enter: arms that share them share their data.
+    Where the action is not exact, the provenance says so, with its composition error.
 
     Raises:
       DataError: a set is missing or damaged, or the task is not what the settings promise (splits, numbers of
@@ -24,19 +30,31 @@ def build_task(settings: Common) -> TaskData:
     data = _build(settings, get_group(settings.group))
     data.check()
     _check_promises(settings, data)
-    return data
+    return data if data.input_action.is_exact else _with_error(data)
+
+
+def _with_error(data: TaskData) -> TaskData:
+    error = composition_error(data.input_action, data.input[data.evaluated(MEASURED_SAMPLES)])
+    said = {
+        "composition_error": error.rms,
+        "composition_error_largest": error.largest,
+        "composition_error_of": f"|ρ(g)ρ(h)x − ρ(gh)x|/|ρ(gh)x|, root mean square and maximum over all pairs of "
+        f"elements and {error.samples} samples",
+    }
+    return replace(data, provenance={**data.provenance, **said})
 
 
 def _build(settings: Common, group: Group) -> TaskData:
+    action = settings.action
     match settings.task:
         case IsingTask() as task:
             return ising.build(task, group)
         case DigitsTask() as task:
-            return digits.build(task, group)
+            return digits.build(task, group, action)
         case FashionMnistTask() as task:
-            return fashion_mnist.build(task, group)
+            return fashion_mnist.build(task, group, action)
         case PathMnistTask() as task:
-            return path_mnist.build(task, group)
+            return path_mnist.build(task, group, action)
         case CosineTask() as task:
             return cosine.build(task, group)
         case CustomTask() as task:
