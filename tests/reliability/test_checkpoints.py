@@ -89,9 +89,14 @@ def pauses(shard):
     return count
 
 
-CHOICES = {"jax-map": Choice("jax", "map", 1, 4), "jax-vmap": Choice("jax", "vmap", 2, 4)}
+CHOICES = {
+    "jax-map": Choice("jax", "map", 1, 4),
+    "jax-vmap": Choice("jax", "vmap", 2, 4),
+    "torch-loop": Choice("torch", "loop", 1, 4),
+    "torch-vmap": Choice("torch", "vmap", 2, 4),
+}
 #: The other pairs of case and choice are slow tests.
-QUICK = {("gd", "jax-map"), ("sgd", "jax-vmap"), ("adam", "jax-map")}
+QUICK = {("gd", "jax-map"), ("sgd", "jax-vmap"), ("adam", "jax-map"), ("sgd", "torch-loop"), ("adam", "torch-vmap")}
 PAIRS = [
     pytest.param(case, CHOICES[name], id=f"{case}-{name}", marks=() if (case, name) in QUICK else pytest.mark.slow)
     for case in CASES
@@ -164,9 +169,10 @@ def test_diverged_members_are_frozen_and_the_others_go_on_even_after_a_stop(tmp_
     np.testing.assert_array_equal(np.flatnonzero(undisturbed.diverged), [0, 1, 8])
     assert np.isnan(undisturbed.prediction[undisturbed.diverged, 2:]).all()
     assert np.isnan(undisturbed.weights[0][undisturbed.diverged]).all()
-    calm = Shard(tmp_path, problem, choice, [2, 3, 4, 5, 6, 7, 9]).train()[0]
-    np.testing.assert_array_equal(undisturbed.prediction[~undisturbed.diverged], calm.prediction)
-    for pause in range(1, pauses(shard) + 1, 5):
+    calm = Shard(tmp_path, problem, choice, [2, 3, 4, 5, 6, 7, 7, 9]).train()[0]  # none moves within its pair
+    expected = np.delete(calm.prediction, 6, axis=0)
+    np.testing.assert_array_equal(undisturbed.prediction[~undisturbed.diverged], expected)
+    for pause in range(1, pauses(shard) + 1, 9):
         shard.stop(pause)
         assert bits(shard.train()[0]) == bits(undisturbed)
         shard.path.unlink()
@@ -223,7 +229,6 @@ def test_a_torn_or_altered_checkpoint_is_told_and_not_used(stopped, capfd):
     shard, undisturbed = stopped
     whole = shard.path.read_bytes()
     position = shard.checkpoints().load()
-    shard.said.clear()
     rng = np.random.default_rng(0)
     torn = [
         whole[:length] for length in (0, 1, 100, len(whole) // 2, len(whole) - 1, *rng.integers(len(whole), size=20))
