@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .errors import StoreError, StudyError, UserError
-from .study import Arm, Study, header, load_study
+from .devices import use_float64
+from .errors import StudyError, UserError
+from .inputs import read_data, read_kernels, read_learning_rate
+from .study import Arm, Study, load_study
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from .tasks import TaskData
 
 app = typer.Typer(
     help="Emergent equivariance of deep ensembles against the analytic NTK mean.",
@@ -123,10 +124,10 @@ def kernel_tiles(
     """Compute some tiles of the kernels between samples; tiles that an interrupted run finished are kept."""
     from .kernel_store import compute
 
-    _use_float64()
+    use_float64()
     study = load_study(study_file, results)
     arm = _granted(study.arm_with_tiles(key), threads)
-    made = compute(study, arm, _read_data(study, arm), first, last, say=say, progress=progress("kernel pairs"))
+    made = compute(study, arm, read_data(study, arm), first, last, say=say, progress=progress("kernel pairs"))
     say(f"tiles: {made} computed, {last - first + 1 - made} found")
 
 
@@ -137,7 +138,7 @@ def assemble_kernels(study_file: StudyArgument, key: KeyOption, results: Results
 
     study = load_study(study_file, results)
     arm = study.arm_with_tiles(key)
-    assemble(study, arm, _read_data(study, arm))
+    assemble(study, arm, read_data(study, arm))
 
 
 @app.command("learning-rate")
@@ -148,11 +149,11 @@ def learning_rate(
     from . import store
     from .theory import resolve_learning_rate
 
-    _use_float64()
+    use_float64()
     study = load_study(study_file, results)
     _check_kind(study, "learning-rate", ensemble=True)
     arm = _granted(study.arm_with("learning_rate_key", key), threads)
-    data, kernels = _read_data(study, arm), _read_kernels(study, arm)
+    data, kernels = read_data(study, arm), read_kernels(study, arm)
     rates = resolve_learning_rate(arm.settings, data, progress("kernel pairs"), kernels)
     store.write_text(json.dumps(rates) + "\n", study.learning_rate_path(arm))
     say(", ".join(f"{name} = {value:.6g}" for name, value in rates.items()))
@@ -166,11 +167,11 @@ def theory(
     from . import store, tracking
     from .theory import solve
 
-    _use_float64()
+    use_float64()
     study = load_study(study_file, results)
     _check_kind(study, "theory", ensemble=True)
     arm = _granted(study.arm_with("theory_key", key), threads)
-    data, rate, kernels = _read_data(study, arm), _learning_rate(study, arm), _read_kernels(study, arm)
+    data, rate, kernels = read_data(study, arm), read_learning_rate(study, arm), read_kernels(study, arm)
     solution = solve(arm.settings, data, rate, progress("kernel pairs"), kernels)
     if warning := solution.attrs.get("warning"):
         say(f"warning: {study.file}: {warning}")
@@ -186,15 +187,25 @@ def measure(
     from . import store
     from .measures import get_measure
 
-    _use_float64()
+    use_float64()
     study = load_study(study_file, results)
     _check_kind(study, "measure", ensemble=False)
     chosen = study.arm(arm)
-    data, kernels = _read_data(study, chosen), _read_kernels(study, chosen)
+    data, kernels = read_data(study, chosen), read_kernels(study, chosen)
     settings = _granted(chosen, threads).settings
     found = get_measure(study.kind).measure(settings, data, kernels=kernels, progress=progress("kernel pairs"))
     attributes = store.provenance(study, chosen) | {"config_hash": chosen.config_hash}
     store.write(found, study.measure_path(chosen), attributes)
+
+
+@app.command()
+def probe(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Path("results")) -> None:
+    """Decide how the members of an arm are trained: measure engines, or take the default where that would not pay."""
+    from . import members
+
+    study = load_study(study_file, results)
+    _check_kind(study, "probe", ensemble=True)
+    members.probe(study, study.arm_with("probe_key", key), say)
 
 
 @app.command()
@@ -206,36 +217,11 @@ def train(
     results: ResultsOption = Path("results"),
 ) -> None:
     """Train the members of one shard and record their predictions on group orbits."""
-    from . import store, tracking
-    from .training import build_problem, get_engine, train_shard
+    from . import members
 
     study = load_study(study_file, results)
     _check_kind(study, "train", ensemble=True)
-    chosen = study.arm(arm)
-    if last < first:
-        raise StudyError(f"--last {last} is below --first {first}.", remedy="Give a range of members.")
-    execution = chosen.settings.execution
-    if execution.precision == "float64":
-        _use_float64()
-    path = study.shard_path(chosen, first, last)
-    if (found := header(path).get("config_hash")) not in (None, chosen.config_hash):
-        raise StoreError(
-            f"{path}: was written by another version of the study (config hash {found}, now {chosen.config_hash}).",
-            remedy="It is not overwritten: rename the study, or delete the file.",
-        )
-    problem = build_problem(chosen.settings, _read_data(study, chosen), _learning_rate(study, chosen))
-    members = range(first, last + 1)
-    engine = get_engine("jax" if execution.engine == "auto" else execution.engine)
-    choice = engine.candidates(problem, len(members))[0]
-    start = time.monotonic()
-    trained = train_shard(problem, engine.trainer(problem, choice), choice, members, progress=progress("members"))
-    shard = trained.to_dataset(problem, members)
-    seconds = time.monotonic() - start
-    attributes = store.provenance(study, chosen) | {"config_hash": chosen.config_hash, "seconds": seconds}
-    store.write(shard, path, attributes)
-    diverged = int(shard["diverged"].sum())
-    say(f"{len(members)} members in {seconds:.2f} s" + (f", {diverged} of them diverged" if diverged else ""))
-    tracking.log_shard(study, chosen, shard, first, last)
+    members.train(study, study.arm(arm), first, last, say, progress("members"))
 
 
 @app.command()
@@ -254,7 +240,7 @@ def aggregate(study_file: StudyArgument, arm: ArmOption, results: ResultsOption 
         for first, last in study.shards(chosen)
     )
     members = chosen.settings.ensemble.members
-    known = reference(chosen.settings, _read_data(study, chosen), solution)
+    known = reference(chosen.settings, read_data(study, chosen), solution)
     ensemble = aggregate_shards(shards, known, chosen.settings, members)
     attributes = store.provenance(study, chosen) | {"config_hash": chosen.ensemble_hash}
     store.write(ensemble, study.ensemble_path(chosen), attributes)
@@ -322,12 +308,6 @@ def schema(
     store.write_text(reference_markdown(), reference)
 
 
-def _use_float64() -> None:
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
-
-
 def _check_kind(study: Study, command: str, *, ensemble: bool) -> None:
     """Raise StudyError unless the study is of the kind ensemble, or of a kind that measures kernels."""
     if (study.kind == "ensemble") == ensemble:
@@ -346,26 +326,6 @@ def _granted(arm: Arm, threads: int | None) -> Arm:
     return dataclasses.replace(arm, settings=arm.settings.model_copy(update={"execution": execution}))
 
 
-def _read_data(study: Study, arm: Arm) -> TaskData:
-    from . import store
-
-    path = study.data_path(arm)
-    if not path.is_file():
-        raise StoreError(f"{path}: does not exist.", remedy=f"Run `emeq data {study.file} --key {arm.data_key}` first.")
-    return store.task_from_dataset(store.read(path))
-
-
-def _read_kernels(study: Study, arm: Arm) -> xr.Dataset | None:
-    """The kernels computed in tiles, where the arm's are."""
-    from .study.tiling import planned_tiling
-
-    if planned_tiling(arm.settings) is None:
-        return None
-    from .kernel_store import read
-
-    return read(study, arm)
-
-
 def _read_result(study: Study, arm: Arm) -> xr.Dataset:
     from . import store
 
@@ -381,19 +341,3 @@ def _tables(study: Study, joined: xr.Dataset) -> dict[str, pd.DataFrame]:
     from .summary import tables
 
     return {**tables(joined), "key_numbers": key_numbers(study, joined)}
-
-
-def _learning_rate(study: Study, arm: Arm) -> float:
-    rate = arm.settings.training.learning_rate
-    if isinstance(rate, float):
-        return rate
-    path = study.learning_rate_path(arm)
-    try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["learning_rate"])
-    except FileNotFoundError:
-        raise StoreError(
-            f"{path}: does not exist.",
-            remedy=f"Run `emeq learning-rate {study.file} --key {arm.learning_rate_key}` first.",
-        ) from None
-    except (ValueError, KeyError):
-        raise StoreError(f"{path}: is damaged.", remedy="Delete it and run the study again.") from None

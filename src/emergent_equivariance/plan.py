@@ -14,16 +14,13 @@ from .settings import ConvergenceSettings, RegressionSettings, Settings
 from .study import Arm, Study
 from .study.budget import needs, size
 from .study.tiling import planned_tiling
+from .study.work import core_seconds, training_flops
 
 #: Metrics kept for every member subset, each with a double and a single for its error (docs/layout.md).
 METRICS, METRIC_BYTES = 14, 12
 
 #: Members whose predictions are kept in the ensemble store as examples.
 EXAMPLES = 8
-
-#: Sustained float32 rate of one CPU core in training, by architecture (measured on one AVX-512 core; an estimate
-#: elsewhere). Used for the time column of `emeq plan` alone.
-GFLOPS_PER_CORE = {"mlp": 60.0, "cnn": 12.0, "gcnn": 12.0}
 
 
 @dataclass(frozen=True)
@@ -32,14 +29,15 @@ class Cost:
 
     Attributes:
       members, shards: counts.
-      flops: floating-point operations of training (3 × forward: forward, and two products backward).
-      shard_bytes: raw predictions of all members, before compression (random numbers hardly compress).
+      flops: floating-point operations of training; None: unknown.
+      shard_bytes: raw predictions of all members and, where their size is known, the weights that are stored; before
+        compression (random numbers hardly compress).
       ensemble_bytes: the ensemble store and the arm's part of metrics.nc.
     """
 
     members: int
     shards: int
-    flops: float
+    flops: float | None
     shard_bytes: int
     ensemble_bytes: int
 
@@ -53,9 +51,7 @@ def estimate(study: Study, arm: Arm) -> Cost | None:
     order = get_group(s.group).order
     evaluated = sum(min(s.evaluate.samples, s.task.train if split == "train" else s.task.test) for split in s.splits())
     values = len(s.training.recorded) * evaluated * order * outputs
-    rows = s.task.train * s.augmentation.rows(order) * s.training.last
-    forward = s.network.forward_flops(shape, outputs)
-    weights = len(s.training.store_weights) * 4 * s.network.parameters(shape, outputs)
+    weights = len(s.training.store_weights) * 4 * (s.network.parameters(shape, outputs) or 0)
     members = s.ensemble.members
     counts = members.bit_length() if s.evaluate.member_counts == "powers_of_two" else len(s.evaluate.member_counts)
     subsets = 2 * members  # of all sizes, in powers of two
@@ -64,7 +60,7 @@ def estimate(study: Study, arm: Arm) -> Cost | None:
     return Cost(
         members=members,
         shards=len(study.shards(arm)),
-        flops=members * (3.0 * rows * forward + values / outputs * forward),
+        flops=training_flops(s, shape, outputs),
         shard_bytes=members * (4 * values + weights),
         ensemble_bytes=values * kept + metrics,
     )
@@ -124,6 +120,8 @@ def render(study: Study, keys: bool, console: Console | None = None) -> None:
     console.print(f"in all: {', '.join([*parts, size(disk)])} under {study.root}")
     if any(cost is None for cost in costs):
         console.print("work and disk of a custom task (?) are known once its data is made")
+    if any(cost is not None and cost.flops is None for cost in costs):
+        console.print("the work of network torch (?) is known once it runs; its stored weights are not counted")
 
 
 def _counted(number: int, what: str) -> str:
@@ -151,8 +149,10 @@ def _members_table(study: Study, keys: bool) -> Table:
         cells = [arm.path, str(arm.settings.ensemble.members), str(len(study.shards(arm))), str(missing)]
         if cost is None:
             cells += ["?", "?", "?"]
+        elif cost.flops is None:
+            cells += ["?", "?", size(cost.shard_bytes)]
         else:
-            hours = cost.flops / 1e9 / GFLOPS_PER_CORE[arm.settings.network.name] / 3600
+            hours = core_seconds(arm.settings, cost.flops) / 3600
             cells += [f"{cost.flops / 1e9:.3g}", f"{hours:.2g}", size(cost.shard_bytes)]
         table.add_row(*cells, *([arm.data_key, arm.theory_key] if keys else []))
     return table

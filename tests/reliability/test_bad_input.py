@@ -36,6 +36,14 @@ def keys(folder, study):
     return arm.data_key, arm.theory_key
 
 
+def probe(folder, study, *options):
+    from emergent_equivariance.study import load_study
+
+    key = load_study(folder / study).arms[0].probe_key
+    done = emeq(folder, "probe", study, "--key", key, *options)
+    assert done.returncode == 0, done.stderr
+
+
 def refused(done, *texts):
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -74,6 +82,13 @@ def test_training_without_the_resolved_learning_rate_says_how_to_get_it(tmp_path
     refused(done, "learning-rate.json", "emeq learning-rate study.yaml --key")
 
 
+def test_training_without_the_probe_says_how_to_get_it(tmp_path):
+    study = write(tmp_path)
+    assert emeq(tmp_path, "data", study, "--key", keys(tmp_path, study)[0]).returncode == 0
+    done = emeq(tmp_path, "train", study, "--arm", "arm~single", "--first", "0", "--last", "1")
+    refused(done, "results/tiny/engine", "does not exist", "emeq probe study.yaml --key")
+
+
 def test_a_learning_rate_above_critical_is_warned_about_and_reaches_the_report_as_diverged_members(tmp_path):
     study = write(tmp_path, training={"learning_rate": 1e4, "steps": 200, "record": [0, 200]})
     data_key, theory_key = keys(tmp_path, study)
@@ -82,6 +97,7 @@ def test_a_learning_rate_above_critical_is_warned_about_and_reaches_the_report_a
     assert theory.returncode == 0
     assert "warning" in theory.stderr
     assert "critical" in theory.stderr
+    probe(tmp_path, study)
     train = emeq(tmp_path, "train", study, "--arm", "arm~single", "--first", "0", "--last", "1")
     assert train.returncode == 0
     assert "2 of them diverged" in train.stderr
@@ -111,6 +127,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path):
         study = write(tmp_path)
         key = keys(tmp_path, study)[0]
         assert emeq(tmp_path, "data", study, "--key", key, "--results", str(small)).returncode == 0
+        probe(tmp_path, study, "--results", str(small))
         (small / "filler").write_bytes(bytes(os.statvfs(small).f_bavail * os.statvfs(small).f_frsize))
         before = {p: p.read_bytes() for p in small.rglob("*.zip")}
         arguments = ["train", study, "--arm", "arm~single", "--first", "0", "--last", "1", "--results", str(small)]

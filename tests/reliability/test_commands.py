@@ -54,9 +54,9 @@ def test_kernels_are_computed_on_the_threads_that_are_granted(
         raise Stop
 
     monkeypatch.setattr(module, worker, stop)
-    for name in ("_read_data", "_read_kernels"):
+    for name in ("read_data", "read_kernels"):
         monkeypatch.setattr(cli, name, lambda *_: None)
-    monkeypatch.setattr(cli, "_use_float64", lambda: None)
+    monkeypatch.setattr(cli, "use_float64", lambda: None)
     attribute = {"kernel_tiles": "kernel_key", "theory": "theory_key", "measure": "path"}.get(command, f"{command}_key")
     more = {"first": 0, "last": 0} if command == "kernel_tiles" else {}
     with pytest.raises(Stop):
@@ -71,13 +71,14 @@ def test_kernels_are_computed_on_the_threads_that_are_granted(
         (REGRESSION, "theory", {"key": "0"}, "emeq measure"),
         (REGRESSION, "learning-rate", {"key": "0"}, "emeq measure"),
         (REGRESSION, "aggregate", {"arm": "arm~single"}, "emeq measure"),
+        (REGRESSION, "probe", {"key": "0"}, "emeq measure"),
         (REGRESSION, "train", {"arm": "arm~single", "first": 0, "last": 1}, "emeq measure"),
         (ENSEMBLE, "measure", {"arm": "arm~single"}, "emeq theory.*emeq train"),
     ],
 )
 def test_a_command_of_another_kind_of_study_is_refused(tmp_path, monkeypatch, content, command, arguments, remedy):
     study = written(tmp_path, content)
-    monkeypatch.setattr(cli, "_use_float64", lambda: None)
+    monkeypatch.setattr(cli, "use_float64", lambda: None)
     with pytest.raises(StudyError, match=rf"study\.yaml.*kind {study.kind}.*emeq {command}`.*{remedy}"):
         getattr(cli, command.replace("-", "_"))(study.file, **arguments, results=study.results)
 

@@ -58,8 +58,9 @@ def with_data(folder: Path, mode: str) -> Path:
     from emergent_equivariance.study import load_study
 
     (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, "tracking": {"wandb": mode}}))
-    key = load_study(folder / "study.yaml").arms[0].data_key
-    assert emeq(folder, "data", "study.yaml", "--key", key).returncode == 0
+    arm = load_study(folder / "study.yaml").arms[0]
+    for command, key in (("data", arm.data_key), ("probe", arm.probe_key)):
+        assert emeq(folder, command, "study.yaml", "--key", key).returncode == 0
     return folder
 
 

@@ -54,7 +54,12 @@ ROOT = str(STUDY.root)
 ARMS = {arm.path: arm for arm in STUDY.arms}
 TRAINED = STUDY.arms if STUDY.kind == "ensemble" else []
 STUDY_FILE = shlex.quote(str(STUDY.file))
-EMEQ = f"NPROC={{threads}} OMP_NUM_THREADS={{threads}} {shlex.quote(sys.executable)} -m emergent_equivariance"
+THREADS = "NPROC={threads} OMP_NUM_THREADS={threads}"
+PROGRAM = f"{shlex.quote(sys.executable)} -m emergent_equivariance"
+EMEQ = f"{THREADS} {PROGRAM}"
+EXEC_EMEQ = (
+    f"{THREADS} exec {PROGRAM}"  # in the place of the shell: it gets the signals
+)
 
 
 def shards_of(arm):
@@ -158,7 +163,17 @@ def shard_inputs(wildcards):
     """Inputs of a shard that is to be trained; one that exists needs nothing, whatever became of its inputs."""
     arm = ARMS[wildcards.arm]
     made = STUDY.shard_path(arm, int(wildcards.first), int(wildcards.last))
-    return {} if stays(made) else inputs_of(arm)
+    if stays(made):
+        return {}
+    return inputs_of(arm) | {"probe": ancient(str(STUDY.probe_path(arm)))}
+
+
+def probe_inputs(wildcards):
+    """Inputs of the measurement of engines; one that is made needs nothing."""
+    arm = STUDY.arm_with("probe_key", wildcards.key)
+    if stays(STUDY.probe_path(arm)):
+        return {}
+    return {"data": ancient(str(STUDY.data_path(arm)))}
 
 
 def figure_stores():

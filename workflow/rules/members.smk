@@ -1,3 +1,18 @@
+rule probe_engine:
+    input:
+        unpack(probe_inputs),
+    output:
+        f"{ROOT}/engine/{{key}}.json",
+    log:
+        f"{ROOT}/logs/engine/{{key}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/engine/{{key}}.tsv"
+    priority: 20
+    threads: lambda wildcards: STUDY.arm_with("probe_key", wildcards.key).settings.execution.threads
+    shell:
+        EMEQ + " probe {STUDY_FILE} --key {wildcards.key} > {log} 2>&1"
+
+
 rule train_shard:
     input:
         unpack(shard_inputs),
@@ -9,7 +24,7 @@ rule train_shard:
         f"{ROOT}/benchmarks/members/{{arm}}/members-{{first}}-{{last}}.tsv"
     threads: lambda wildcards: ARMS[wildcards.arm].settings.execution.threads
     shell:
-        EMEQ
+        EXEC_EMEQ
         + " train {STUDY_FILE} --arm {wildcards.arm} --first {wildcards.first} --last {wildcards.last} > {log} 2>&1"
 
 

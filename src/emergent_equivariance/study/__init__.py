@@ -5,18 +5,23 @@ A study is a set of arms, one per cell of the sweep; an arm is one ensemble, or 
 
 from .arms import FORMAT, Arm, KernelArm, fingerprint
 from .layout import Study
+from .probes import Candidate, Choice, Probe, read_probe
 from .reading import load_study, parse_study, read_yaml
 from .shards import header, plan_shards
 
 __all__ = [
     "FORMAT",
     "Arm",
+    "Candidate",
+    "Choice",
     "KernelArm",
+    "Probe",
     "Study",
     "fingerprint",
     "header",
     "load_study",
     "parse_study",
     "plan_shards",
+    "read_probe",
     "read_yaml",
 ]

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from ..settings import ConvergenceSettings, RegressionSettings, Section, Settings
+from .work import members_per_shard
 
 #: Part of every hash: raised when stored numbers change their meaning.
 FORMAT = 1
@@ -115,6 +116,23 @@ class Arm:
             "precision": s.execution.precision,
         }
 
+    @cached_property
+    def probe_fields(self) -> dict[str, Any]:
+        """What the speed of training depends on: neither seeds nor the learning rate nor the recorded steps."""
+        s = self.settings
+        task = {name: value for name, value in self.data_fields["task"].items() if name != "seed"}
+        execution = {"engine", "members_at_once", "threads", "precision"}
+        return {
+            **self.data_fields,
+            "task": task,
+            "network": s.network.identity(),
+            "augmentation": s.augmentation.label,
+            "training": [s.training.loss, s.training.optimizer, s.training.momentum > 0, s.training.batch],
+            "samples": s.evaluate.samples,
+            "execution": s.execution.model_dump(mode="json", include=execution),
+            "members": members_per_shard(s),
+        }
+
     def _augmentation(self) -> dict[str, Any]:
         augmentation = self.settings.augmentation
         seeded = augmentation.kind in ("subset", "random")
@@ -150,6 +168,11 @@ class Arm:
     def learning_rate_key(self) -> str:
         """Hash naming the learning rate file."""
         return fingerprint(self.learning_rate_fields)
+
+    @property
+    def probe_key(self) -> str:
+        """Hash naming the file that says how the members are trained."""
+        return fingerprint(self.probe_fields)
 
     @property
     def ensemble_hash(self) -> str:

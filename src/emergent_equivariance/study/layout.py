@@ -52,7 +52,7 @@ class Study:
         """The first arm whose store has this key; raises StudyError listing the keys.
 
         Args:
-          attribute: data_key, kernel_key, theory_key or learning_rate_key.
+          attribute: data_key, kernel_key, theory_key, learning_rate_key or probe_key.
           key: the key.
         """
         for arm in self.arms:
@@ -112,6 +112,15 @@ class Study:
     def learning_rate_path(self, arm: Arm) -> Path:
         """Learning rate resolved from the largest eigenvalue of the NTK; read by training and theory."""
         return self.root / "theory" / f"{arm.learning_rate_key}.learning-rate.json"
+
+    def probe_path(self, arm: Arm) -> Path:
+        """How the members of an arm are trained: engine, variant, members at once (see probes)."""
+        return self.root / "engine" / f"{arm.probe_key}.json"
+
+    @property
+    def compilation_cache(self) -> Path:
+        """Compiled programs that the training jobs share; may be deleted at any time."""
+        return self.root / ".cache" / "jax"
 
     def shard_path(self, arm: Arm, first: int, last: int) -> Path:
         """Shard with the members first…last, both included."""

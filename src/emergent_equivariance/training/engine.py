@@ -8,33 +8,12 @@ same way for every engine. Another engine is one more module with these two clas
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ..study.probes import Choice
 from .problem import Problem
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How the members of an arm are trained; decided once per arm, before training, and kept in a file.
-
-    Attributes:
-      engine: name of the engine.
-      variant: how it trains members together, in the engine's own words.
-      members_at_once: members of one state.
-      steps_per_call: gradient steps between two moments at which training can be interrupted, at most.
-    """
-
-    engine: str
-    variant: str
-    members_at_once: int
-    steps_per_call: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields, as they stand in the file."""
-        return asdict(self)
 
 
 class Record(NamedTuple):
@@ -86,6 +65,9 @@ class Engine(Protocol):
     """Makes trainers; trainers of different engines agree on the numbers up to floating-point round-off."""
 
     name: str
+
+    def device(self) -> str:
+        """What it computes on here: "cpu", or the name of the GPU."""
 
     def candidates(self, problem: Problem, members: int) -> list[Choice]:
         """Ways to train an arm of so many members per shard on this machine, the most promising first; [] if none.

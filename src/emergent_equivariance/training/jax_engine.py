@@ -33,6 +33,10 @@ class JaxEngine:
 
     name = "jax"
 
+    def device(self) -> str:
+        device = jax.devices()[0]
+        return "cpu" if device.platform == "cpu" else device.device_kind
+
     def candidates(self, problem: Problem, members: int) -> list[Choice]:
         if jax.default_backend() == "cpu":
             return [Choice(self.name, MAP, 1, 1000)]

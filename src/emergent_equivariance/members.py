@@ -1,0 +1,113 @@
+"""The jobs that train: how the members of an arm are trained is measured once, then its shards are trained so."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+from . import devices
+from .errors import StoreError, StudyError
+from .inputs import read_data, read_learning_rate
+from .study import Arm, Probe, Study, header, read_probe
+
+Say = Callable[[str], None]
+Progress = Callable[[int, int], None]
+
+
+def probe(study: Study, arm: Arm, say: Say) -> None:
+    """Decide how the arms that share this one's probe are trained, and write it down."""
+    data, execution = read_data(study, arm), arm.settings.execution
+    devices.limit_threads(execution.threads)
+    devices.use_gpu(devices.list_gpus(), say)
+    _prepare(study, arm)
+    from . import store
+    from .training import build_problem
+    from .training.probe import LEARNING_RATE, choose, work
+
+    problem = build_problem(arm.settings, data, LEARNING_RATE)
+    sharing = [other.settings for other in study.arms if other.probe_key == arm.probe_key]
+    decision = choose(problem, sum(work(settings, problem) for settings in sharing), say=say)
+    found = Probe(
+        probe_key=arm.probe_key,
+        machine=devices.machine(),
+        threads=execution.threads,
+        versions=json.loads(store.provenance(study)["versions"]),
+        **vars(decision),
+    )
+    store.write_text(found.to_json(), study.probe_path(arm))
+    say(f"{found.choice} on {found.device}: {found.reason}")
+
+
+def train(study: Study, arm: Arm, first: int, last: int, say: Say, progress: Progress) -> None:
+    """Train the members first…last of an arm and write their shard."""
+    if last < first:
+        raise StudyError(f"--last {last} is below --first {first}.", remedy="Give a range of members.")
+    path = study.shard_path(arm, first, last)
+    if (found := header(path).get("config_hash")) not in (None, arm.config_hash):
+        raise StoreError(
+            f"{path}: was written by another version of the study (config hash {found}, now {arm.config_hash}).",
+            remedy="It is not overwritten: rename the study, or delete the file.",
+        )
+    data, rate, probed = read_data(study, arm), read_learning_rate(study, arm), _read_probe(study, arm)
+    _use_device(arm, probed, say)
+    _prepare(study, arm)
+    from . import store, tracking
+    from .training import build_problem, get_engine, train_shard
+
+    problem = build_problem(arm.settings, data, rate)
+    members = range(first, last + 1)
+    engine = get_engine(probed.choice.engine)
+    start = time.monotonic()
+    trained = train_shard(problem, engine.trainer(problem, probed.choice), probed.choice, members, progress=progress)
+    shard = trained.to_dataset(problem, members)
+    seconds = time.monotonic() - start
+    store.write(
+        shard,
+        path,
+        {**store.provenance(study, arm), **_training_attributes(arm, probed, engine.device()), "seconds": seconds},
+    )
+    diverged = int(shard["diverged"].sum())
+    say(f"{len(members)} members in {seconds:.2f} s" + (f", {diverged} of them diverged" if diverged else ""))
+    tracking.log_shard(study, arm, shard, first, last)
+
+
+def _training_attributes(arm: Arm, probed: Probe, device: str) -> dict[str, str | int]:
+    """What a shard says of how it was trained."""
+    choice = probed.choice
+    return {
+        "config_hash": arm.config_hash,
+        "engine": choice.engine,
+        "variant": choice.variant,
+        "members_at_once": choice.members_at_once,
+        "device": device,
+        "probe_key": probed.probe_key,
+    }
+
+
+def _read_probe(study: Study, arm: Arm) -> Probe:
+    path = study.probe_path(arm)
+    found = read_probe(path, arm.probe_key)
+    if found is None:
+        raise StoreError(
+            f"{path}: does not exist.", remedy=f"Run `emeq probe {study.file} --key {arm.probe_key}` first."
+        )
+    return found
+
+
+def _use_device(arm: Arm, probed: Probe, say: Say) -> None:
+    """Compute where the arm was measured; before jax and torch are imported."""
+    devices.limit_threads(arm.settings.execution.threads)
+    if probed.device == "cpu":
+        devices.use_cpu()
+        return
+    gpus = devices.list_gpus()
+    if not gpus:
+        say(f"warning: the engine was chosen for {probed.device}, and no GPU is here: members are trained on the CPU")
+    devices.use_gpu(gpus, say)
+
+
+def _prepare(study: Study, arm: Arm) -> None:
+    """Precision of this process, and the compiled programs it shares with others."""
+    if arm.settings.execution.precision == "float64":
+        devices.use_float64()
