@@ -38,7 +38,8 @@ def key_numbers(study: Study, metrics: xr.Dataset) -> pd.DataFrame:
 
     Columns: the arm, its swept keys, split, step, members (valid ones: the full ensemble), diverged;
     member_deviation (of a single member: root mean square over members), ensemble_deviation (of the full ensemble)
-    and predicted_deviation; orbit_slope and orbit_variance_ratio; and of LISTED what the study has; each with _se.
+    and predicted_deviation; orbit_slope and orbit_variance_ratio; and of LISTED what the study has; each with _se;
+    composition_error (root mean square) where the action on the inputs of an arm is not exact.
     Raises StudyError if the metrics hold an arm that the study does not have.
     """
     import pandas as pd
@@ -67,6 +68,8 @@ def _row(arm: Arm, choice: Choice, metrics: xr.Dataset, split: str) -> dict[str,
     for column, (name, options) in columns.items():
         if name in metrics or column.endswith("deviation"):
             row[column], row[f"{column}_se"] = read_at(metrics, name, choice, split, step, **options)
+    if "composition_error" in metrics:
+        row["composition_error"] = float(metrics["composition_error"].sel(arm=choice.key))
     return row
 
 
@@ -108,6 +111,7 @@ def summary_html(study: Study, metrics: xr.Dataset, stores: Mapping[str, ArmStor
     parts = [
         f"<h1>{name}: key numbers at {when}</h1>",
         *_claims(study, metrics, table),
+        *_action_words(study, metrics),
         *_theory_words(study, metrics),
         *_warnings(study, stores or {}),
         *_member_words(study, metrics),
@@ -191,6 +195,25 @@ def _claim(row: pd.Series, control: pd.Series | None, order: int) -> str:
 
 def _number(row: pd.Series, name: str, compact: bool = False) -> str:
     return number(row[name], row[f"{name}_se"], compact=compact)
+
+
+def _action_words(study: Study, metrics: xr.Dataset) -> list[str]:
+    """Where the action on the inputs is not exact, and by how much: one sentence per group and size of the error."""
+    if "composition_error" not in metrics:
+        return []
+    found: dict[tuple[str, float, float], list[str]] = {}
+    for path in metrics["arm"].values:
+        errors = (float(metrics[f"composition_error{end}"].sel(arm=path)) for end in ("", "_largest"))
+        found.setdefault((study.arm(str(path)).settings.group.upper(), *errors), []).append(str(path))  # type: ignore
+    return [
+        f"<p><b>The action of {group} on the inputs is not exact</b> ({html.escape(', '.join(arms))}): it interpolates "
+        "between pixels, and ρ(g)ρ(h)x differs from ρ(gh)x by "
+        f"{100 * rms:.3g} % of its norm (root mean square over pairs of elements and samples; at most "
+        f"{100 * largest:.3g} %). The mean of infinitely many members is invariant only approximately, and keeps an "
+        "orbit deviation; what is predicted contains it.</p>"
+        for (group, rms, largest), arms in found.items()
+        if rms > 0
+    ]
 
 
 def _theory_words(study: Study, metrics: xr.Dataset) -> list[str]:

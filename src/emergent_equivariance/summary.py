@@ -11,6 +11,7 @@ independent, are left out one at a time.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -109,7 +110,8 @@ def join(study: Study, ensembles: Sequence[Dataset]) -> Dataset:
     Returns:
       METRIC, METRIC_se, predicted_… (arm, step, split, member_count), orbit_slope, orbit_variance_ratio and their
       _se (arm, step, split), member_METRIC(arm, step, split, member), member_loss_train(arm, step, member),
-      members(arm) (valid ones: the size of the full ensemble), diverged(arm), has_mean(arm). Arms are labelled by
+      members(arm) (valid ones: the size of the full ensemble), diverged(arm), has_mean(arm); where an action is not
+      exact composition_error(arm) and composition_error_largest(arm). Arms are labelled by
       their folder (coordinate ``arm``), by every swept key (as ``swept_KEY`` where KEY is a variable or dimension
       here), and by augmentation_label, network_width (0: not given) and group_order. Labels an arm does not have are
       filled with NaN.
@@ -152,10 +154,25 @@ def join(study: Study, ensembles: Sequence[Dataset]) -> Dataset:
     result["step"].attrs["units"] = " or ".join(units)
     shared = [key for key in ensembles[0].attrs if all(e.attrs.get(key) == ensembles[0].attrs[key] for e in ensembles)]
     result.attrs |= {"study": study.name, **{key: ensembles[0].attrs[key] for key in shared if key in _SHARED}}
+    result = result.assign(_composition_errors(ensembles))
     origins = list(dict.fromkeys(e.attrs["data_provenance"] for e in ensembles if "data_provenance" in e.attrs))
     if origins:
         result.attrs["data_provenance"] = origins[0] if len(origins) == 1 else f"[{', '.join(origins)}]"
     return result
+
+
+def _composition_errors(ensembles: Sequence[Dataset]) -> dict[str, Any]:
+    """By how much the actions on the inputs of the arms fail to be exact; empty if all are exact."""
+    origins = [json.loads(e.attrs.get("data_provenance", "{}")) for e in ensembles]
+    words = {
+        "composition_error": "|ρ(g)ρ(h)x − ρ(gh)x|/|ρ(gh)x|, root mean square; 0: the action is exact",
+        "composition_error_largest": "its maximum over pairs of elements and samples",
+    }
+    return {
+        name: ("arm", [origin.get(name, 0.0) for origin in origins], {"units": "1", "long_name": text})
+        for name, text in words.items()
+        if any("composition_error" in origin for origin in origins)
+    }
 
 
 def swept_coordinates(study: Study, result: Dataset) -> dict[str, Any]:

@@ -28,6 +28,8 @@ def contract_cases() -> list:
             cases.append(pytest.param(invariant_action(group, shape), id=f"{group.name}-invariant-{shape}"))
         if group.linear is not None:
             cases.append(pytest.param(line_action(group), id=f"{group.name}-line"))
+    for name, height, width in [("c1", 3, 2), ("d1", 3, 4), ("t1", 2, 3), ("t2", 4, 2), ("t3", 3, 6), ("t4", 4, 4)]:
+        cases.append(pytest.param(grid_action(get_group(name), height, width, 2), id=f"{name}-grid-{height}x{width}"))
     return cases
 
 
@@ -58,7 +60,71 @@ def test_irreps(name, dimensions, conjugate):
     assert complex_ones == [i != partner for i, partner in enumerate(conjugate)]
 
 
-@pytest.mark.parametrize("name", ["c4", "d4"])
+FAMILIES = {
+    "c1": 1,
+    "c3": 3,
+    "c8": 8,
+    "c64": 64,
+    "d1": 2,
+    "d3": 6,
+    "d5": 10,
+    "d8": 16,
+    "d32": 64,
+    "t1": 1,
+    "t3": 9,
+    "t8": 64,
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_group_axioms_of_the_families(name):
+    group = get_group(name)
+    group.check()
+    assert group.order == FAMILIES[name] and group.elements[0] == "e"
+    assert len(set(group.elements)) == group.order
+    assert get_group(name) is group
+    for irrep, partner in zip(group.irreps, group.conjugate, strict=True):
+        real = (irrep == irrep.conj()).all()
+        assert real == (not np.iscomplexobj(irrep)) == (group.irreps[partner] is irrep)
+    moved = np.einsum("gij,hjk->ghik", group.planar, group.planar)
+    np.testing.assert_allclose(moved, group.planar[group.product], rtol=0, atol=1e-14)
+
+
+def test_irreps_of_the_families():
+    dimensions = {name: [irrep.shape[1] for irrep in get_group(name).irreps] for name in FAMILIES}
+    assert dimensions["c8"] == [1] * 8 and dimensions["t3"] == [1] * 9
+    assert dimensions["d1"] == [1, 1] and dimensions["d3"] == [1, 1, 2] and dimensions["d8"] == [1] * 4 + [2] * 3
+    assert get_group("c8").conjugate == (0, 1, 3, 2, 5, 4, 7, 6)
+    assert [np.iscomplexobj(irrep) for irrep in get_group("c8").irreps] == [False] * 2 + [True] * 6
+    faithful = get_group("c5").irreps[1][:, 0, 0]
+    np.testing.assert_allclose(faithful, np.exp(2j * np.pi * np.arange(5) / 5), rtol=0, atol=1e-15)
+
+
+def test_members_of_a_family_that_are_one_another():
+    """c4 and c8 turn alike, and quarter turns are exact integers in every family."""
+    c4, c8, d12 = (get_group(name) for name in ("c4", "c8", "d12"))
+    assert (c8.planar[::2] == c4.planar).all() and (d12.planar[:12:3] == c4.planar).all()
+    assert (get_group("d2").planar[:2] == c4.planar[::2]).all()
+    assert c4.planar.dtype == np.int64 and c8.planar.dtype == np.float64
+    assert (np.abs(c8.planar[1]) == np.sqrt(0.5)).all()
+    assert c8.elements == ("e", "r", "r2", "r3", "r4", "r5", "r6", "r7")
+    assert get_group("d2").elements == ("e", "r2", "m", "r2m")
+    assert get_group("t2").elements == ("e", "v", "u", "uv")
+
+
+def test_shifts_are_periodic_rolls():
+    image = np.random.default_rng(0).standard_normal((1, 6, 4))
+    group = get_group("t2")
+    orbit = dict(zip(group.elements, grid_action(group, 6, 4).orbit(image)[0], strict=True))
+    np.testing.assert_array_equal(orbit["u"], np.roll(image[0], 3, axis=0))
+    np.testing.assert_array_equal(orbit["v"], np.roll(image[0], 2, axis=1))
+    np.testing.assert_array_equal(orbit["uv"], np.roll(image[0], (3, 2), axis=(0, 1)))
+    assert group.acts_on_grid(6, 4) and not group.acts_on_grid(5, 4)
+    with pytest.raises(StudyError, match=r"t8 shifts by 1/8 of a side, .* 8×12 .*Use one of t1, t2, t4\."):
+        grid_action(get_group("t8"), 8, 12)
+
+
+@pytest.mark.parametrize("name", ["c4", "d4", "c5", "c8", "d3", "t3"])
 def test_irreps_decompose_a_function_on_the_group(name):
     """Convolution on the group becomes a product: what the solve by blocks rests on."""
     group = get_group(name)
@@ -140,6 +206,12 @@ def test_invariance_is_recognised():
     assert invariant_action(get_group("d4"), (4,)).is_invariant
     assert not grid_action(get_group("c2"), 2, 2).is_invariant
     assert not line_action(get_group("c2")).is_invariant
+
+
+@pytest.mark.parametrize("name", ["c3", "c8", "d8"])
+def test_other_rotations_refuse_every_grid(name):
+    with pytest.raises(StudyError, match=r"between pixels.*act exactly on this one: trivial, c2, c4, d2, d4"):
+        grid_action(get_group(name), 5, 5)
 
 
 @pytest.mark.parametrize("name", ["c4", "d4"])

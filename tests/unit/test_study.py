@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from emergent_equivariance.errors import StudyError
 from emergent_equivariance.reference import reference_markdown
-from emergent_equivariance.settings import STUDY_FILES, json_schema
+from emergent_equivariance.settings import STUDY_FILES, Settings, json_schema
 from emergent_equivariance.study import load_study, parse_study, plan_shards, read_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -318,6 +318,48 @@ def test_means_that_cannot_agree_are_named(dense_layers, augmentation, told):
     assert all(
         "network~CNN" in text and "dense_layers = 1" in text and "not expected to agree" in text for text in warnings
     )
+
+
+#: Study → (data key, theory key, hash of the shards or of the measure) of its last arm, as version 0.1 computed them.
+HASHES = {
+    "cosine": ("f7933db1ac861406", "2ad1b7b72ecd792b", "b95be25cbebf53f3"),
+    "digits": ("a8356ffdd7ff640d", "8793f66effde2404", "a19222c24173fed3"),
+    "fashion_mnist": ("5572db8937222c63", "015ddc4d3f0832b6", "79ca1fb773b0f9b4"),
+    "fashion_mnist_full": ("e0051f525fec84e2", "fe19ea1b68eeb160", "6e6b3423b830bca0"),
+    "histology_ntk": ("0dce525ec1acfa6d", None, "d8c348e688177682"),
+    "histology_ntk_full": ("5006d132fd9b8bf9", None, "f53436cd79cf9df7"),
+    "ising": ("154d34df10286f40", "bede00e4fe898481", "7d1e8fea046b416e"),
+    "ising_full": ("8c2c52caa7683334", "7b86649d7869c86d", "b60bd71123a3a7a1"),
+    "kernel_convergence": ("dd2c20637da3ce07", None, "5fa89026f83ac0cb"),
+    "kernel_convergence_full": ("076c825326bc2277", None, "f64fbc9682c69d89"),
+}
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_new_settings_leave_the_hashes_of_earlier_versions(name):
+    arm = load_study(ROOT / "config" / f"{name}.yaml").arms[-1]
+    theory = arm.theory_key if isinstance(arm.settings, Settings) else None
+    assert (arm.data_key, theory, arm.config_hash) == HASHES[name], "what is on disk would be made again"
+
+
+@pytest.mark.parametrize(
+    ("change", "data", "members"),
+    [
+        ({"action": {"mask": False, "fill": 3.0, "interpolation": "nearest"}}, True, True),
+        ({"action": {"mask": True}}, False, False),
+        ({"network": {"name": "mlp", "canonicalisation": "none"}}, True, True),
+        ({"network": {"name": "mlp", "canonicalisation": "orbit_maximum"}}, True, False),
+    ],
+)
+def test_action_and_canonicalisation_enter_hashes_where_they_matter(change, data, members):
+    content = changed(task={"name": "digits"}, network={"name": "mlp"}, sweep=None)
+    (before,), (after,) = (parse_study(c, FILE).arms for c in (content, {**content, **change}))
+    assert (before.data_key == after.data_key) == data
+    assert (before.config_hash == after.config_hash) == members
+    assert (before.theory_key == after.theory_key) == members
+    inexact = [{**content, "group": "c8", "action": a} for a in ({}, {"fill": 1.0}, {"mask": False})]
+    keys = {parse_study(c, FILE).arms[0].data_key for c in inexact}
+    assert len(keys) == 3
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)

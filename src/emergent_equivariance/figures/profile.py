@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from ..study import Study
 
+#: Elements of an orbit that are named on the axis at most.
+MOST_NAMES = 8
+
 
 @styled
 def orbit_profile(study: Study, stores: Mapping[str, ArmStores], *, samples: int = 3) -> Figure:
@@ -90,7 +93,9 @@ def _profile_panel(ax: Axes, stores: ArmStores, observables: Mapping[Any, int], 
             grey: dict[str, Any] = {"color": COLOURS["member"], "lw": 0, "elinewidth": 0.8, "capsize": 2.5}
             ax.errorbar(x, mean - centre, yerr=2 * deviation, zorder=3, label="members, measured ± 2 std", **grey)
         points(ax, Series(x, mean - centre, 2 * deviation / np.sqrt(stores.members)), **look)
-    ax.set_xticks(ticks, [element_text(name) for name in elements] * len(observables))
+    every = -(-len(elements) // MOST_NAMES)
+    names = ["" if g % every else element_text(name) for g, name in enumerate(elements)]
+    ax.set_xticks(ticks, names * len(observables))
     ax.tick_params(axis="x", length=0, labelsize=7)
     ax.axhline(0, color=COLOURS["guide"], lw=0.5, zorder=1)
     notes = ["one member only: no spread over members"] if stores.members == 1 else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 
@@ -41,8 +42,8 @@ def diverged_words(members: int, what: str = "") -> str:
 
 
 def element_text(name: str) -> str:
-    """A group element with raised powers: r2m → $r^2m$."""
-    return "$" + "".join(f"^{c}" if c.isdigit() else c for c in name) + "$"
+    """A group element with raised powers: r12m → $r^{12}m$."""
+    return "$" + re.sub(r"\d+", r"^{\g<0>}", name) + "$"
 
 
 def number(value: float, error: float = np.nan, *, compact: bool = False) -> str:

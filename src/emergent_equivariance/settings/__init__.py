@@ -131,6 +131,15 @@ class Common(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _invariant_outputs(self) -> Self:
+        if self.network.canonicalisation != "none" and isinstance(self.task, IsingTask) and self.task.target == "local":
+            raise ValueError(
+                "network.canonicalisation: it makes every member invariant, but site energies are permuted by the "
+                "group; use canonicalisation none, or task.target: total"
+            )
+        return self
+
     @property
     def action_identity(self) -> dict[str, Any]:
         """What of the section ``action`` the data depends on; empty where groups act exactly on whole inputs."""
