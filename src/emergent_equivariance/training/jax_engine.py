@@ -19,6 +19,7 @@ from jax import lax
 from ..networks import initial_parameters
 from ..settings import Training
 from .engine import Choice, Record
+from .jax_optimizers import adam
 from .problem import Problem
 
 #: Rows evaluated at once by one member; bounds the memory of recording.
@@ -145,7 +146,7 @@ def _tables(problem: Problem) -> _Tables:
 
 def _optimizer(training: Training, learning_rate: float) -> optax.GradientTransformation:
     if training.optimizer == "adam":
-        return optax.adam(learning_rate)
+        return adam(learning_rate)
     return optax.sgd(learning_rate, momentum=training.momentum or None)
 
 
