@@ -6,11 +6,11 @@ the step. Over an epoch that grows to a hundred times what round-off makes other
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 #: β₁, β₂ and ε of Kingma & Ba 2015.
@@ -38,7 +38,7 @@ def adam(learning_rate: float) -> optax.GradientTransformation:
         square = jax.tree.map(lambda v, g: BETA2 * v + (1 - BETA2) * g**2, state.square, gradient)
 
         def change(m: jax.Array, v: jax.Array) -> jax.Array:
-            mean_part, square_part = (-jnp.expm1(np.log(beta) * step.astype(m.dtype)) for beta in (BETA1, BETA2))
+            mean_part, square_part = (-jnp.expm1(math.log(beta) * step.astype(m.dtype)) for beta in (BETA1, BETA2))
             return -learning_rate * (m / mean_part) / (jnp.sqrt(v / square_part) + EPSILON)
 
         return jax.tree.map(change, mean, square), _Moments(step, mean, square)
