@@ -11,10 +11,10 @@ from rich.table import Table
 
 from .groups import get_group
 from .settings import ConvergenceSettings, RegressionSettings, Settings
-from .study import Arm, Study
+from .study import Arm, Probe, Study, read_probe
 from .study.budget import needs, size
 from .study.tiling import planned_tiling
-from .study.work import core_seconds, training_flops
+from .study.work import core_seconds, gradient_steps, training_flops
 
 #: Metrics kept for every member subset, each with a double and a single for its error (docs/layout.md).
 METRICS, METRIC_BYTES = 14, 12
@@ -100,7 +100,9 @@ def render(study: Study, keys: bool, console: Console | None = None) -> None:
     """Print the plan of a study as tables: what is trained, and the kernels of the analytic side."""
     console = console or Console(width=None if sys.stdout.isatty() else 160)
     if study.kind == "ensemble":
-        console.print(_members_table(study, keys))
+        console.print(_members_table(study))
+        if keys:
+            console.print(_keys_table(study))
     elif study.kind == "kernel_convergence":
         console.print(_networks_table(study, keys))
     kernels, jobs = _kernels_table(study, keys)
@@ -121,7 +123,7 @@ def render(study: Study, keys: bool, console: Console | None = None) -> None:
     if any(cost is None for cost in costs):
         console.print("work and disk of a custom task (?) are known once its data is made")
     if any(cost is not None and cost.flops is None for cost in costs):
-        console.print("the work of network torch (?) is known once it runs; its stored weights are not counted")
+        console.print("the work of network torch (?) is known once it is measured; its stored weights are not counted")
 
 
 def _counted(number: int, what: str) -> str:
@@ -139,23 +141,39 @@ def _title(study: Study) -> str:
     return f"{study.file}: study {study.name!r}, {_counted(len(study.arms), 'arm')}"
 
 
-def _members_table(study: Study, keys: bool) -> Table:
-    """Members of every arm and what training them costs."""
-    columns = ["members", "shards", "to train", "work / GFLOP", "core-hours", "predictions"]
-    table = _table(_title(study), ["arm"], columns, ["data key", "theory key"] if keys else [])
+def _members_table(study: Study) -> Table:
+    """Members of every arm, how they are trained, and what that costs."""
+    columns = ["members", "shards", "to train", "engine", "work / GFLOP", "core-hours", "predictions"]
+    table = _table(_title(study), ["arm"], columns, [])
     for arm in study.arms:
-        cost = estimate(study, arm)
+        cost, probe = estimate(study, arm), read_probe(study.probe_path(arm), arm.probe_key)
         missing = sum(not study.shard_path(arm, first, last).exists() for first, last in study.shards(arm))
         cells = [arm.path, str(arm.settings.ensemble.members), str(len(study.shards(arm))), str(missing)]
-        if cost is None:
-            cells += ["?", "?", "?"]
-        elif cost.flops is None:
-            cells += ["?", "?", size(cost.shard_bytes)]
-        else:
-            hours = core_seconds(arm.settings, cost.flops) / 3600
-            cells += [f"{cost.flops / 1e9:.3g}", f"{hours:.2g}", size(cost.shard_bytes)]
-        table.add_row(*cells, *([arm.data_key, arm.theory_key] if keys else []))
+        cells.append("by probe" if probe is None else str(probe.choice))
+        cells.append("?" if cost is None or cost.flops is None else f"{cost.flops / 1e9:.3g}")
+        cells.append(_hours(arm, cost, probe))
+        cells.append("?" if cost is None else size(cost.shard_bytes))
+        table.add_row(*cells)
     return table
+
+
+def _keys_table(study: Study) -> Table:
+    """Keys of the data, of how it is trained and of the analytic solution, of every arm."""
+    table = _table("keys", ["arm"], [], ["data key", "engine key", "theory key"])
+    for arm in study.arms:
+        table.add_row(arm.path, arm.data_key, arm.probe_key, arm.theory_key)
+    return table
+
+
+def _hours(arm: Arm, cost: Cost | None, probe: Probe | None) -> str:
+    """Core-hours of training, or hours of a GPU: as measured, or else estimated, or "?"."""
+    s = arm.settings
+    if probe is not None and probe.seconds is not None:
+        hours = s.ensemble.members * gradient_steps(s) * probe.seconds / 3600
+        return f"{hours * probe.threads:.2g}" if probe.device == "cpu" else f"{hours:.2g} of GPU"
+    if cost is None or cost.flops is None:
+        return "?"
+    return f"{core_seconds(s, cost.flops) / 3600:.2g}"
 
 
 def _networks_table(study: Study, keys: bool) -> Table:

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from emergent_equivariance.plan import render
-from emergent_equivariance.study import parse_study
+from emergent_equivariance.study import Candidate, Choice, Probe, parse_study
 from emergent_equivariance.study.budget import size
 
 TASK = {"name": "ising", "lattice": 4, "train": 20, "test": 12}
@@ -25,6 +25,11 @@ def row(text, name):
     """Cells of the last row that begins with a name."""
     (*_, line) = [line for line in text.splitlines() if line.startswith(f"│ {name}")]
     return [cell.strip() for cell in line.strip("│").split("│")]
+
+
+def members(text):
+    """The first table."""
+    return text.partition("analytic side")[0]
 
 
 ENSEMBLE = {
@@ -53,6 +58,39 @@ def test_an_ensemble_study_shows_members_and_kernels(tmp_path):
     assert row(printed(ENSEMBLE, tmp_path)[1], arm.path)[6] == "4"
     study.kernel_path(arm).touch()
     assert row(printed(ENSEMBLE, tmp_path)[1], arm.path)[6] == "0"
+
+
+def written_probe(study, arm, device="cpu", seconds=0.5, threads=3):
+    chosen = Candidate("torch", "vmap", 8, device, seconds, 1.0)
+    other = Candidate("jax", "map", 1, device, 9.0, 1.0)
+    choice = Choice("torch", "vmap", 8, 100)
+    probe = Probe(arm.probe_key, choice, "", device, "m", threads, {}, [other, chosen] if seconds else [])
+    path = study.probe_path(arm)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(probe.to_json())
+
+
+def test_engines_and_times_are_those_of_the_probe(tmp_path):
+    study, text = printed(ENSEMBLE, tmp_path, keys=True)
+    arm = study.arms[0]
+    assert f"{arm.data_key} │ {arm.probe_key} │ {arm.theory_key}" in text
+    assert text.count("by probe") == 4
+    for options, hours in (({}, 64 * 3 * 0.5 / 3600 * 3), ({"device": "H200"}, 64 * 3 * 0.5 / 3600)):
+        written_probe(study, arm, **options)
+        cells = row(members(printed(ENSEMBLE, tmp_path)[1]), arm.path)
+        assert cells[4] == "torch vmap, 8 at once"
+        assert cells[6] == f"{hours:.2g}" + (" of GPU" if options else "")
+    written_probe(study, arm, seconds=None)
+    cells = row(members(printed(ENSEMBLE, tmp_path)[1]), arm.path)
+    assert float(cells[6]) < 1e-6, "estimated where nothing was measured"
+
+
+def test_minibatches_count_as_steps(tmp_path):
+    training = {"optimizer": "sgd", "learning_rate": 0.1, "epochs": 4, "batch_size": 30}
+    content = {**ENSEMBLE, "training": training, "sweep": {"augmentation": ["full"]}}
+    study, _ = printed(content, tmp_path)
+    written_probe(study, study.arms[0], threads=1)
+    assert row(printed(content, tmp_path)[1], study.arms[0].path)[6] == f"{64 * 4 * 3 * 0.5 / 3600:.2g}"
 
 
 def test_small_kernels_have_no_tiles(tmp_path):

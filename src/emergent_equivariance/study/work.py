@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 from ..groups import get_group
 from ..settings import Settings
 
@@ -13,6 +15,15 @@ GFLOPS_PER_CORE = {"mlp": 60.0, "cnn": 12.0, "gcnn": 12.0}
 def members_per_shard(settings: Settings) -> int:
     """Members of a shard, where an arm is trained from the beginning."""
     return min(settings.execution.shard_size, settings.ensemble.members)
+
+
+def gradient_steps(settings: Settings) -> int:
+    """Gradient steps of one member, up to the last recorded time."""
+    training, last = settings.training, settings.training.recorded[-1]
+    if training.unit == "step":
+        return last
+    rows = settings.task.train * settings.augmentation.rows(get_group(settings.group).order)
+    return last * ceil(rows / min(training.batch or rows, rows))
 
 
 def step_flops(settings: Settings, shape: tuple[int, ...], outputs: int, rows: int) -> float | None:
@@ -38,5 +49,5 @@ def training_flops(settings: Settings, shape: tuple[int, ...], outputs: int) -> 
 
 
 def core_seconds(settings: Settings, flops: float) -> float:
-    """Seconds that one core takes for so many operations of an arm's training, before anything is measured."""
+    """Seconds that one core takes for so many operations of an arm's training, where nothing is measured."""
     return flops / (1e9 * GFLOPS_PER_CORE[settings.network.name])
