@@ -4,9 +4,10 @@
     NNGP    K̂(x, x′) = (1/n_out) Σ_o f_o(x) f_o(x′)
 
 per output, like the analytic ones: at initialisation E Θ̂ → Θ and E K̂ → K with the width (Jacot et al. 2018, Lee et al.
-2019). Θ̂ is a contraction of two Jacobians, formed in blocks of inputs and outputs of bounded memory, one row after
-the other; cost: one forward and n_out backward passes per input and block pair. For networks of either library, at
-initial or trained parameters; a network must treat the inputs of a batch independently.
+2019). Θ̂ is a contraction of two Jacobians, formed in blocks of inputs and outputs of bounded memory, by JAX one row
+after the other, by torch a few inputs at a time; cost: one forward and n_out backward passes per input and block pair.
+For networks of either library, at initial or trained parameters; a network must treat the inputs of a batch
+independently.
 
 The readout's weights are Gaussian and enter linearly, so that the mean of K̂ over them is known exactly: it is their own
 part of Θ̂. ``member_kernels`` uses it, because K̂ itself has a relative noise of about √(2/n_out) at every width.
@@ -44,6 +45,9 @@ __all__ = [
 
 #: Default budget in bytes for the Jacobians of one pair of blocks.
 MEMORY = 512 * 2**20
+
+#: Inputs whose gradients torch forms at once, all outputs of a block together.
+TOGETHER = 16
 
 #: (x1 (input, …), x2 (input_, …) or None for x1 itself, rows of the identity over outputs for each) →
 #: (parameter array, input, input_) or (parameter array, input, input_, output, output_).
@@ -167,7 +171,7 @@ def torch_empirical_ntk(
     def rows(parameters: dict[str, torch.Tensor], one: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
         return basis @ functional_call(module, parameters, (one[None],))[0]
 
-    each = vmap(jacrev(rows, chunk_size=1), in_dims=(None, 0, None), chunk_size=1)
+    each = vmap(jacrev(rows), in_dims=(None, 0, None), chunk_size=TOGETHER)
 
     def jacobian(x: torch.Tensor, basis: np.ndarray) -> list[torch.Tensor]:
         matrix = torch.as_tensor(basis, dtype=x.dtype, device=x.device)

@@ -9,14 +9,17 @@ Where the action on the inputs is not exact, or the network sees canonical input
 inputs that members see.
 
 Fresh random elements have, in the linearised dynamics, the mean of the full orbit, and take its route.
+
+Where the study asks for it, kernels estimated from many networks stand for the analytic ones (``monte_carlo``), on the
+direct route.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -39,8 +42,9 @@ from .kernels.orbits import (
     orbit_kernels,
     stored,
 )
+from .monte_carlo import Estimate, estimate, jackknife
 from .networks import Network, build_network
-from .settings import Settings
+from .settings import Settings, TorchNetwork
 from .tasks.base import TaskData
 
 __all__ = ["ArmData", "Problem", "kernel_samples", "largest_eigenvalue", "problem"]
@@ -80,6 +84,12 @@ class ArmData:
         shape = self.data.input_action.shape
         self.settings.network.check_input(shape, self.group.name)
         return build_network(self.settings.network, shape, self.data.output_action.shape[0])
+
+    @property
+    def description(self) -> str:
+        """The network in words."""
+        section = self.settings.network
+        return f"torch ({section.factory})" if isinstance(section, TorchNetwork) else self.network.description
 
     @cached_property
     def train(self) -> np.ndarray:
@@ -176,6 +186,8 @@ def _route(arm: ArmData) -> tuple[Literal["group", "kappa", "direct"], str]:
 
 def largest_eigenvalue(arm: ArmData) -> float:
     """λ_max of Θ on the augmented rows."""
+    if arm.settings.theory.monte_carlo is not None:
+        return dynamics.largest_eigenvalue(_estimate(arm, arm.evaluated[:0]).ntk.train)
     kind, _ = _route(arm)
     if kind == "group":
         blocks = irrep_blocks(arm.kappa, arm.group, [0], arm.train, len(arm.train), nngp=False, progress=arm.progress)
@@ -190,8 +202,14 @@ def largest_eigenvalue(arm: ArmData) -> float:
 
 def problem(arm: ArmData) -> Problem:
     """The arm on the route that suits it, up to the eigendecomposition."""
+    if arm.settings.theory.monte_carlo is not None:
+        return _estimated(arm)
     kind, reason = _route(arm)
-    return _in_blocks(arm, reason) if kind == "group" else _directly(arm, reason, from_kappa=kind == "kappa")
+    if kind == "group":
+        return _in_blocks(arm, reason)
+    kernels = _kernels_from_kappa(arm) if kind == "kappa" else _kernels_on_rows(arm)
+    source = ", with kernels of pairs (x, ux′)" if kind == "kappa" else ""
+    return _directly(arm, f"direct on the augmented set{source}, because {reason}", *kernels, arm.initial)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +224,9 @@ class Problem:
       cutoff: eigenvalues up to here are round-off.
       mean: (times, η) → (time, sample, element, output) μ_t; rate constant λ → ηλ/(N n_out), N augmented rows.
       covariance: (times, η) → (time, sample, element, element_) Σ_t per output; the same rate constant.
+      mean_error: as ``mean``, the standard error of μ_t; None where the kernels are analytic.
+      attributes: of estimated kernels (``monte_carlo.Estimate``), for the theory store.
+      warnings: sentences.
     """
 
     route: str
@@ -215,6 +236,9 @@ class Problem:
     cutoff: float
     mean: Callable[[Sequence[float], float], np.ndarray]
     covariance: Callable[[Sequence[float], float], np.ndarray]
+    mean_error: Callable[[Sequence[float], float], np.ndarray] | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 # --------------------------------------------------------------------------------------- block by block
@@ -275,9 +299,13 @@ def _undecided(arm: ArmData, blocks: OrbitBlocks) -> list[np.ndarray]:
 # -------------------------------------------------------------------------------- on the augmented rows
 
 
-def _directly(arm: ArmData, reason: str, *, from_kappa: bool) -> Problem:
-    kernels = _kernels_from_kappa(arm) if from_kappa else _kernels_on_rows(arm)
-    (train_nngp, train_ntk), (cross_nngp, cross_ntk) = kernels
+#: (nngp, ntk).
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def _directly(arm: ArmData, route: str, train: Pair, cross: Pair, initial: Callable[[], np.ndarray]) -> Problem:
+    """From kernels between augmented rows (row, row_), with orbits (sample, element, row), and K within those."""
+    (train_nngp, train_ntk), (cross_nngp, cross_ntk) = train, cross
     spectrum = dynamics.decompose(train_ntk)
     form = arm.settings.theory.form
 
@@ -290,21 +318,51 @@ def _directly(arm: ArmData, reason: str, *, from_kappa: bool) -> Problem:
             cross_ntk,
             cross_nngp,
             train_nngp,
-            arm.initial(),
+            initial(),
             times,
             learning_rate,
             arm.target.shape[1],
             form,
         )
 
-    source = ", with kernels of pairs (x, ux′)" if from_kappa else ""
-    route = f"direct on the augmented set{source}, because {reason}"
     largest = float(spectrum.eigenvalue[-1])
     return Problem(route, spectrum.eigenvalue, "all", largest, spectrum.cutoff, mean, covariance)
 
 
-#: (nngp, ntk).
-Pair = tuple[np.ndarray, np.ndarray]
+def _estimate(arm: ArmData, samples: np.ndarray) -> Estimate:
+    """Estimated kernels between the augmented rows, and with the orbits of samples."""
+    networks = arm.settings.theory.monte_carlo
+    assert networks is not None
+    shape = arm.data.input_action.shape
+    arm.settings.network.check_input(shape, arm.group.name)
+    return estimate(
+        arm.settings.network,
+        arm.inputs,
+        arm.orbits(samples) if len(samples) else np.zeros((0, arm.group.order, *shape)),
+        arm.target.shape[1],
+        networks,
+        memory=arm.memory,
+        threads=arm.threads,
+        progress=arm.progress,
+    )
+
+
+def _estimated(arm: ArmData) -> Problem:
+    found = _estimate(arm, arm.evaluated[: None if arm.settings.has_mean else 0])
+    route = f"direct on the augmented set, with a Monte-Carlo kernel of {found.attributes['networks']} networks"
+    train, cross = zip(found.nngp, found.ntk, strict=True)
+    posed = _directly(arm, route, train, cross, lambda: found.initial)
+
+    def mean_error(times: Sequence[float], learning_rate: float) -> np.ndarray:
+        """The learning rate is held fixed."""
+        values = [
+            dynamics.mean(dynamics.decompose(ntk.train), ntk.cross, arm.target, times, learning_rate, form)
+            for ntk in found.without_blocks()
+        ]
+        return jackknife(np.stack(values))
+
+    form = arm.settings.theory.form
+    return replace(posed, mean_error=mean_error, attributes=found.attributes, warnings=found.warnings)
 
 
 def _kernels_on_rows(arm: ArmData) -> tuple[Pair, Pair]:

@@ -1,8 +1,9 @@
-"""The analytic side of one arm: μ_t and Σ_t on group orbits, and the learning rate.
+"""The theory of one arm: μ_t and Σ_t on group orbits, and the learning rate.
 
 With full augmentation μ_t(gx) = ρ_Y(g) μ_t(x) for all t and all x (Gerken & Kessel 2024, theorem 5.1), and the problem
 is solved in blocks, one per irrep of the group; otherwise on the augmented rows (``routes``). Fresh random group
 elements have, in the linearised dynamics, the mean of the full orbit, but a larger covariance, which is not computed.
+Kernels are analytic, or, where ``theory.monte_carlo`` says so, estimated from many networks (``monte_carlo``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from .settings import CriticalFraction, Settings
 from .tasks.base import TaskData
 
 __all__ = ["kernel_samples", "resolve_learning_rate", "solve"]
+
+KERNEL = "analytic, of infinite width"
 
 PACKAGES = ("jax", "neural-tangents", "numpy", "scipy", "xarray")
 
@@ -55,7 +58,7 @@ def solve(
       settings: the arm; its loss must be mse and its optimiser gd.
       data: the task.
       learning_rate: η; None: what the settings say, resolved here.
-      progress: called with (pairs finished, pairs in all) of the kernels.
+      progress: called with (pairs finished, pairs in all) of the kernels, or (networks finished, networks in all).
       kernels: store with ``nngp`` and ``ntk`` (sample, train, element), κ_ij(u) between the samples i given by
         ``kernel_samples`` (coordinate ``sample``) and u times the training samples j (coordinate ``train``); None:
         the kernels are computed. Used if the kernels are invariant under the group.
@@ -63,16 +66,18 @@ def solve(
     Returns:
       Dataset with ``eigenvalue(mode)`` of Θ(X, X) on the augmented rows, ascending; where the study asks for them
       ``mean(step, sample, element, output)`` and ``orbit_covariance(step, sample, element, element_)`` per
-      output. Time is in gradient-descent steps with the rate constant λ → ηλ/(N n_out). The attributes hold
-      ``learning_rate`` η, ``critical_learning_rate`` 2 N n_out/λ_max, conventions, ``route``, conditioning and,
-      where η is too large or a mean is not finite, ``warning``. Where only the mean is wanted, the eigenvalues are
+      output; where kernels are estimated, ``mean_error``, the standard error of ``mean``. Time is in gradient-descent
+      steps with the rate constant λ → ηλ/(N n_out). The attributes hold ``learning_rate`` η,
+      ``critical_learning_rate`` 2 N n_out/λ_max, conventions, ``kernel``, ``route``, what is known of an estimated
+      kernel (``monte_carlo.Estimate``), conditioning and, where η is too large, a mean is not finite or an estimated
+      kernel is not what is assumed, ``warning``. Where only the mean is wanted, the eigenvalues are
       those of the irreps that occur in the action on the outputs (attribute ``modes``), and so is the conditioning.
 
     Raises ValueError for an arm without a closed form, UserError where a kernel is not finite, RuntimeError
     without 64-bit jax.
     """
-    if not settings.training.has_mean:
-        raise ValueError("the NTK gives no closed form for this arm: it needs loss mse and optimizer gd")
+    if not (settings.training.has_mean and settings.has_kernel):
+        raise ValueError("the NTK gives no closed form for this arm: it needs a kernel, loss mse and optimizer gd")
     arm = ArmData(settings, data, kernels, progress)
     posed = problem(arm)
     critical = dynamics.critical_learning_rate(posed.largest, *arm.target.shape)
@@ -92,6 +97,9 @@ def solve(
     if settings.has_mean:
         name = {"long_name": f"mean of the infinite ensemble: {data.output_name}"}
         variables["mean"] = (("step", "sample", "element", "output"), posed.mean(steps, learning_rate), name)
+        if posed.mean_error is not None:
+            name = {"long_name": "standard error of the mean, from a finite number of networks"}
+            variables["mean_error"] = (variables["mean"][0], posed.mean_error(steps, learning_rate), name)
     if settings.has_covariance:
         coords["element_"] = elements
         name = {"long_name": "covariance of the infinite ensemble over the orbit, per output"}
@@ -111,6 +119,8 @@ def _attributes(
 ) -> dict[str, Any]:
     """Conventions, conditioning and warnings of a solution."""
     rows, outputs = arm.target.shape
+    networks = arm.settings.theory.monte_carlo
+    packages = PACKAGES if networks is None else (*PACKAGES, "torch")
     kept = posed.eigenvalue[posed.eigenvalue > posed.cutoff]
     attributes: dict[str, Any] = {
         "learning_rate": learning_rate,
@@ -119,18 +129,20 @@ def _attributes(
         "outputs": outputs,
         "loss": "1/(2 rows outputs) * sum |f - y|^2 over the augmented rows",
         "time": TIME[arm.settings.theory.form],
+        "kernel": KERNEL if networks is None else f"Monte-Carlo: mean over {networks} networks at initialisation",
         "route": posed.route,
         "modes": posed.modes,
         "smallest_eigenvalue": float(posed.eigenvalue[0]),
         "largest_eigenvalue": posed.largest,
         "negative_eigenvalues": int((posed.eigenvalue < 0).sum()),
         "rank": len(kept),
-        "network": arm.network.description,
-        "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
+        "network": arm.description,
+        "versions": ", ".join(f"{package} {version(package)}" for package in packages),
+        **posed.attributes,
     }
     if len(kept):
         attributes["smallest_kept_eigenvalue"] = float(kept[0])
-    warnings = []
+    warnings = list(posed.warnings)
     if learning_rate > critical:
         warnings.append(
             f"training.learning_rate: {learning_rate:g} is above the critical learning rate {critical:g} = "

@@ -20,11 +20,16 @@ from ..errors import StudyError
 from ..imports import named_function
 from ..settings import TorchNetwork
 
-__all__ = ["STREAM_KERNELS", "STREAM_MODULES", "check_factory", "member_module", "trained_parameters"]
+__all__ = [
+    "STREAM_MODULES",
+    "check_factory",
+    "member_module",
+    "mode_dependent",
+    "trained_parameters",
+]
 
-#: Purposes of the Philox streams that torch is seeded from: the members of an ensemble, and the networks whose
-#: empirical kernels stand for the analytic one (see augmentation.stream).
-STREAM_MODULES, STREAM_KERNELS = 17, 18
+#: Purpose of the Philox stream that torch is seeded from for the members of an ensemble (see augmentation.stream).
+STREAM_MODULES = 17
 
 #: Inputs of the check, and the relative difference of outputs that round-off may make.
 PROBES, ROUND_OFF = 3, 1e-4
@@ -65,6 +70,12 @@ def trained_parameters(module: nn.Module) -> dict[str, Tensor]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
+def mode_dependent(module: nn.Module) -> list[str]:
+    """Kinds of layers that are known to do something else in training than in evaluation, each once."""
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    return sorted({type(part).__name__ for part in module.modules() if isinstance(part, kinds)})
+
+
 def check_factory(section: TorchNetwork, input_shape: tuple[int, ...], outputs: int) -> None:
     """Make a few modules and hold them against what docs/custom_network.md asks of a factory.
 
@@ -76,7 +87,10 @@ def check_factory(section: TorchNetwork, input_shape: tuple[int, ...], outputs: 
     where = _where(section)
     first, again, other = (_drawn(section, tuple(input_shape), outputs, 0, k, STREAM_MODULES) for k in (0, 0, 1))
     _check_parameters(first, where)
-    storages = [{p.untyped_storage().data_ptr() for p in m.parameters()} for m in (first, again, other)]
+    storages = [
+        {parameter.untyped_storage().data_ptr() for parameter in module.parameters() if parameter.numel()}
+        for module in (first, again, other)
+    ]
     if storages[0] & storages[1] or storages[0] & storages[2] or storages[1] & storages[2]:
         raise StudyError(
             f"{where}: the modules of two calls share parameters, so that members would train each other.",

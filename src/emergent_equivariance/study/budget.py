@@ -7,7 +7,7 @@ are training samples, and M = N × (rows per sample) augmented rows, in numbers 
   largest block, d N × d N, while it is decomposed;
 - on the augmented rows: 2 M² of the kernels, 2 M per point of an evaluated orbit, M² of eigenvectors and 3 M² of work;
 - 2 |G| R N for κ itself, where the latter are taken from it;
-- B + 1 times the kernels on the augmented rows and evaluated orbits where they are estimated in B blocks of networks.
+- B + 2 times one kernel on the augmented rows and evaluated orbits where they are estimated in B blocks of networks.
 
 A store of tiles is read and written tile by tile.
 """
@@ -99,7 +99,7 @@ def _solution(settings: Settings, whole: Tiling, stored: bool) -> tuple[int, int
     numbers = 6 * augmented**2 + 2 * evaluated * augmented
     if (networks := settings.theory.monte_carlo) is not None:
         pairs = augmented * (augmented + 1) // 2 + evaluated * augmented
-        kept = 2 * (min(networks, BLOCKS) + 1) * (augmented + evaluated) * augmented
+        kept = (min(networks, BLOCKS) + 2) * (augmented + evaluated) * augmented
         return numbers + kept, networks * pairs
     if stored or (symmetric and augmentation.rows(order) > 1):
         return numbers + 2 * order * rows * train + augmented**2, whole.pairs
