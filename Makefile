@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 DEMO := ising digits cosine
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: env demo test test-all bench docs lint schema clean-env
+.PHONY: env env-gpu demo test test-all bench docs lint schema clean-env
 .DEFAULT_GOAL := demo
 
 env: $(STAMP)
@@ -21,6 +21,13 @@ $(STAMP): $(LOCKS) pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/requirements-nodeps.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
+
+# jax and torch with CUDA in a fresh environment, $(VENV)-gpu
+env-gpu:
+	test -x $(VENV)-gpu/bin/python || $(PYTHON) -m venv $(VENV)-gpu
+	$(VENV)-gpu/bin/python -m pip install --quiet --disable-pip-version-check -r envs/requirements-gpu.lock
+	$(VENV)-gpu/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/requirements-nodeps.lock
+	$(VENV)-gpu/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 
 demo: $(STAMP)
 	@for study in $(DEMO); do \
