@@ -8,7 +8,6 @@ their state. A checkpoint of other settings, another choice of engine or other v
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,31 +42,6 @@ def identity(config_hash: str, members: Sequence[int], problem: Problem, choice:
         "choice": choice.as_dict(),
         "versions": store.versions(NUMERICAL),
     }
-
-
-def machine_type(engine: str) -> str:
-    """The processor, and the accelerator where the engine uses one."""
-    parts = [_processor()]
-    if engine == "torch":
-        import torch
-
-        if torch.cuda.is_available():
-            parts.append(torch.cuda.get_device_name())
-    else:
-        import jax
-
-        if jax.default_backend() != "cpu":
-            parts.append(jax.devices()[0].device_kind)
-    return ", ".join(parts)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 class Checkpoints:

@@ -1,6 +1,7 @@
 """``emeq``: one subcommand per rule of the workflow, same name, same arguments.
 
-Exit codes: 0 done; 1 something the user can mend, said in one paragraph; 2 wrong usage of the command line.
+Exit codes: 0 done; 1 something the user can mend, said in one paragraph; 2 wrong usage of the command line; 75 stopped
+because a signal asked for it, and going on when it is run again (docs/reliability.md).
 Heavy libraries are imported by the subcommand that needs them.
 """
 
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .devices import use_float64
-from .errors import StudyError, UserError
+from .errors import INTERRUPTED, Interrupted, StudyError, UserError
 from .inputs import read_data, read_kernels, read_learning_rate
 from .study import Arm, Study, load_study
 
@@ -43,9 +44,12 @@ ThreadsOption = Annotated[
 
 
 def main() -> None:
-    """Run the command line; a UserError becomes one paragraph and exit code 1."""
+    """Run the command line; a UserError becomes one paragraph and exit code 1, an interruption a line and 75."""
     try:
         app()
+    except Interrupted as interrupted:
+        say(str(interrupted))
+        sys.exit(INTERRUPTED)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -57,5 +57,8 @@ class Interruption:
 
 def _leave(name: str) -> None:
     """End the process, whatever it is doing: an exception raised from a handler may be lost in a library's callback."""
-    os.write(2, f"{name}: stopped at once. Run the same command again to go on from the last checkpoint.\n".encode())
+    os.write(
+        2,
+        f"{name}: stopped at once. Run the same command again; it goes on from the last checkpoint, if any.\n".encode(),
+    )
     os._exit(INTERRUPTED)

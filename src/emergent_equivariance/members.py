@@ -9,6 +9,7 @@ from collections.abc import Callable
 from . import devices
 from .errors import StoreError, StudyError
 from .inputs import read_data, read_learning_rate
+from .interruption import Interruption
 from .study import Arm, Probe, Study, header, read_probe
 
 Say = Callable[[str], None]
@@ -40,7 +41,11 @@ def probe(study: Study, arm: Arm, say: Say) -> None:
 
 
 def train(study: Study, arm: Arm, first: int, last: int, say: Say, progress: Progress) -> None:
-    """Train the members first…last of an arm and write their shard."""
+    """Train the members first…last of an arm and write their shard, going on from its checkpoint if there is one.
+
+    Raises Interrupted after SIGTERM, SIGUSR1 or SIGINT, with a checkpoint written; before there is anything to save
+    these end the process with the exit code errors.INTERRUPTED.
+    """
     if last < first:
         raise StudyError(f"--last {last} is below --first {first}.", remedy="Give a range of members.")
     path = study.shard_path(arm, first, last)
@@ -49,27 +54,43 @@ def train(study: Study, arm: Arm, first: int, last: int, say: Say, progress: Pro
             f"{path}: was written by another version of the study (config hash {found}, now {arm.config_hash}).",
             remedy="It is not overwritten: rename the study, or delete the file.",
         )
+    with Interruption() as interruption:
+        _train(study, arm, range(first, last + 1), interruption, say, progress)
+
+
+def _train(study: Study, arm: Arm, members: range, interruption: Interruption, say: Say, progress: Progress) -> None:
     data, rate, probed = read_data(study, arm), read_learning_rate(study, arm), _read_probe(study, arm)
     _use_device(arm, probed, say)
     _prepare(study, arm)
     from . import store, tracking
+    from .checkpoints import Checkpoints, identity
     from .training import build_problem, get_engine, train_shard
 
-    problem = build_problem(arm.settings, data, rate)
-    members = range(first, last + 1)
-    engine = get_engine(probed.choice.engine)
-    start = time.monotonic()
-    trained = train_shard(problem, engine.trainer(problem, probed.choice), probed.choice, members, progress=progress)
-    shard = trained.to_dataset(problem, members)
-    seconds = time.monotonic() - start
-    store.write(
-        shard,
-        path,
-        {**store.provenance(study, arm), **_training_attributes(arm, probed, engine.device()), "seconds": seconds},
+    path = study.shard_path(arm, members[0], members[-1])
+    problem, choice = build_problem(arm.settings, data, rate), probed.choice
+    engine = get_engine(choice.engine)
+    trainer = engine.trainer(problem, choice)
+    machine = f"{devices.machine()}, {engine.device()}"
+    checkpoints = Checkpoints(
+        study.checkpoint_path(arm, members[0], members[-1]),
+        identity(arm.config_hash, members, problem, choice),
+        arm.settings.execution.checkpoint_period,
+        machine,
+        interruption,
+        say,
     )
+    store.remove_unfinished(path)
+    start, resume = time.monotonic(), checkpoints.load()
+    trained = train_shard(problem, trainer, choice, members, progress=progress, pause=checkpoints.pause, resume=resume)
+    interruption.defer()  # what is trained is written
+    shard = trained.to_dataset(problem, members)
+    seconds = checkpoints.seconds + time.monotonic() - start
+    described = {**_training_attributes(arm, probed, engine.device()), **checkpoints.attributes(), "seconds": seconds}
+    store.write(shard, path, {**store.provenance(study, arm), **described})
+    checkpoints.remove()
     diverged = int(shard["diverged"].sum())
     say(f"{len(members)} members in {seconds:.2f} s" + (f", {diverged} of them diverged" if diverged else ""))
-    tracking.log_shard(study, arm, shard, first, last)
+    tracking.log_shard(study, arm, shard, members[0], members[-1])
 
 
 def _training_attributes(arm: Arm, probed: Probe, device: str) -> dict[str, str | int]:
