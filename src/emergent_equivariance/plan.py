@@ -116,8 +116,10 @@ def render(study: Study, keys: bool, console: Console | None = None) -> None:
         members = sum(arm.settings.ensemble.members for arm in study.arms)
         shards = sum(len(study.shards(arm)) for arm in study.arms)
         parts.append(f"{_counted(members, 'member')} in {_counted(shards, 'shard')}")
-        solutions = {arm.theory_key for arm in study.arms if arm.settings.has_mean}
-        parts.append(_counted(len(solutions), "analytic solution"))
+        solutions = {arm.theory_key: arm.settings.theory.monte_carlo for arm in study.arms if arm.settings.has_mean}
+        estimated = sum(networks is not None for networks in solutions.values())
+        parts.append(_counted(len(solutions) - estimated, "analytic solution"))
+        parts += [_counted(estimated, "solution") + " with Monte-Carlo kernels"] if estimated else []
     parts += [f"{_counted(jobs, 'job')} for tiles of kernels"] if jobs else []
     console.print(f"in all: {', '.join([*parts, size(disk)])} under {study.root}")
     if any(cost is None for cost in costs):

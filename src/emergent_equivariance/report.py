@@ -220,6 +220,12 @@ def _theory_words(study: Study, metrics: xr.Dataset) -> list[str]:
     result = []
     for path in metrics["arm"].values:
         arm = study.arm(str(path))
+        networks = arm.settings.theory.monte_carlo
+        if networks is not None and arm.settings.has_mean:
+            result.append(
+                f"<p>Arm {html.escape(arm.path)}: μ<sub>t</sub> and Σ<sub>t</sub> are not analytic: they follow from a "
+                f"<b>Monte-Carlo kernel of {networks} networks</b> at initialisation, of the members' own width.</p>"
+            )
         if reason := why_no_mean(arm):
             result.append(f"<p>Arm {html.escape(arm.path)}: no analytic mean μ<sub>t</sub>: {reason}.</p>")
         elif reason := why_no_covariance(arm):
@@ -297,7 +303,7 @@ def _warnings(study: Study, stores: Mapping[str, ArmStores]) -> list[str]:
 
 
 def _analytic(stores: Mapping[str, ArmStores]) -> list[str]:
-    """By which route each analytic solution was computed, and how well conditioned it is."""
+    """By which route each solution was computed, how well conditioned it is, and how certain if estimated."""
     items = []
     for theory in {id(theory): theory for _, theory, _ in stores.values() if theory is not None}.values():
         said = theory.attrs
@@ -308,12 +314,28 @@ def _analytic(stores: Mapping[str, ArmStores]) -> list[str]:
         items.append(
             f"<li>{html.escape(said['route'])}. Eigenvalues of Θ(X, X) ({html.escape(said['modes'])}): largest "
             f"{said['largest_eigenvalue']:.3g}, {above}; {said['rank']} of {theory.sizes['mode']} above round-off, "
-            f"{said['negative_eigenvalues']} negative.</li>"
+            f"{said['negative_eigenvalues']} negative.{_uncertainty(theory)}</li>"
         )
     if not items:
         return []
     text = "No ridge is added: at finite times none is needed, and at t = ∞ modes below round-off are not fitted."
-    return ["<h2>Analytic solutions</h2>\n<ul>\n" + "\n".join(dict.fromkeys(items)) + f"\n</ul>\n<p>{text}</p>"]
+    estimated = any(theory is not None and "mean_error" in theory for _, theory, _ in stores.values())
+    title = "Analytic and estimated solutions" if estimated else "Analytic solutions"
+    return [f"<h2>{title}</h2>\n<ul>\n" + "\n".join(dict.fromkeys(items)) + f"\n</ul>\n<p>{text}</p>"]
+
+
+def _uncertainty(theory: xr.Dataset) -> str:
+    """How certain a solution from an estimated kernel is; empty for an analytic one."""
+    if "mean_error" not in theory:
+        return ""
+    error, mean = (float(np.sqrt((theory[name].isel(step=-1) ** 2).mean())) for name in ("mean_error", "mean"))
+    text = f" Standard error of μ<sub>t</sub> at the last step, root mean square: {number(error)}"
+    text += f" ({number(error / mean)} of that of μ<sub>t</sub>)" if mean > 0 else ""
+    said = theory.attrs
+    return (
+        f"{text}. Besides a multiple of the identity over outputs the kernel has {number(said['output_deviation'])} of "
+        f"its norm; from noise alone {number(said['output_deviation_noise'])} are expected."
+    )
 
 
 def _provenance(metrics: xr.Dataset, stores: Mapping[str, ArmStores]) -> list[str]:

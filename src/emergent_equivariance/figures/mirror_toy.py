@@ -129,7 +129,7 @@ def _function_panel(ax: Axes, stores: ArmStores, line: _Line, step: int, arm: Ch
     image: dict[str, Any] = {"color": COLOURS["mirror"], "lw": 1.4, "ls": (0, (3, 3)), "zorder": 5}
     ax.plot(line.x, curve[::-1], label="its mirror image, $f(-x)$", **image)
     if theory is not None:
-        ax.plot(line.x, mean, label=r"analytic mean $\mu_t$ (no fit)", zorder=4, **_DASHED)
+        ax.plot(line.x, mean, label=stores.mean_label, zorder=4, **_DASHED)
     train = stores.data["split"].values == "train"
     x, y = (stores.data[name].values.reshape(len(train), -1)[train, 0] for name in ("input", "target"))
     black: dict[str, Any] = {"marker": "o", "ls": "none", "ms": 3.6, "zorder": 6, "mec": "black", "mew": 0.7}

@@ -116,7 +116,7 @@ def _draw_theory(ax: Axes, stores: ArmStores, sample: Any, row: np.ndarray, x: n
         label = r"theory, $\mu_t \pm 2\sigma_t$ of a member"
         ax.fill_between(x, expected - spread, expected + spread, label=label, **grey)
     dashes: dict[str, Any] = {"color": COLOURS["theory"], "lw": 1.1, "ls": "--", "zorder": 6}
-    ax.plot(x, expected, label=r"analytic mean $\mu_t$ (no fit)", **dashes)
+    ax.plot(x, expected, label=stores.mean_label, **dashes)
 
 
 def _observed(values: xr.DataArray, sample: Any, row: np.ndarray) -> np.ndarray:

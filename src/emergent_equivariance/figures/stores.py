@@ -47,6 +47,12 @@ class ArmStores(NamedTuple):
         return self.theory.sel(sample=self.ensemble["sample"].values)
 
     @property
+    def mean_label(self) -> str:
+        """What μ_t is called in pictures."""
+        analytic = self.theory is None or "mean_error" not in self.theory
+        return rf"{'analytic' if analytic else 'Monte-Carlo'} mean $\mu_t$ (no fit)"
+
+    @property
     def observable(self) -> str:
         """The observable drawn: the one there is, or of several (logits) the largest."""
         name = str(self.data.attrs.get("observable_name", "output"))
