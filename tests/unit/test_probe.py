@@ -176,10 +176,11 @@ def test_recording_has_to_fit_on_a_gpu_too():
     assert measured(problem_of(), engine, clock=clock).choice.variant == "loop"
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory():
+@pytest.mark.parametrize("text", ["shapes differ", "CUDA error: an illegal memory access was encountered"])
+def test_other_errors_are_not_taken_for_a_lack_of_memory(text):
     clock = Clock()
-    engine = Stub("jax", clock, {"map": (1, 1e-3)}, fails={"map": RuntimeError("shapes differ")})
-    with pytest.raises(RuntimeError, match="shapes differ"):
+    engine = Stub("jax", clock, {"map": (1, 1e-3)}, fails={"map": RuntimeError(text)})
+    with pytest.raises(RuntimeError, match=text):
         measured(problem_of(), engine, clock=clock)
 
 

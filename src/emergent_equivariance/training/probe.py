@@ -45,6 +45,9 @@ LATENCY = 1.0
 #: Limits of steps_per_call: steps, and bytes of the schedule of one call.
 MOST_STEPS, SCHEDULE_BYTES = 10_000, 2**24
 
+#: What the messages of jax, torch and CUDA say then.
+OUT_OF_MEMORY = ("resource_exhausted", "out of memory", "can't allocate memory", "alloc_failed")
+
 Clock = Callable[[], float]
 
 
@@ -190,8 +193,8 @@ def _seconds_per_step(trainer: Trainer, state: object, choice: Choice, best: flo
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "memory" in text.lower()
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(said in text for said in OUT_OF_MEMORY)
 
 
 def _estimate(problem: Problem) -> float | None:
