@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 from ..augmentation import augmented_rows, random_elements, stream
+from ..canonicalisation import seen_inputs, seen_orbits
 from ..errors import DataError, StudyError
 from ..networks import Network, build_network
 from ..settings import Settings
@@ -131,7 +132,10 @@ class Problem:
 
 
 def build_problem(settings: Settings, data: TaskData, learning_rate: float) -> Problem:
-    """The training problem of an arm. Raises StudyError if the network does not fit the inputs."""
+    """The training problem of an arm, with inputs as the network sees them (``canonicalisation``).
+
+    Raises StudyError if the network does not fit the inputs.
+    """
     group = data.input_action.group
     settings.network.check_input(data.input_action.shape, group.name)
     if settings.training.loss == "cross_entropy" and data.label is None:
@@ -141,7 +145,7 @@ def build_problem(settings: Settings, data: TaskData, learning_rate: float) -> P
         )
     train = np.flatnonzero(data.split == "train")
     precision = settings.execution.precision
-    orbit = data.input_action.orbit(data.input[train].astype(precision))
+    orbit = seen_orbits(settings.network, data, train, precision)
     classes = data.target.shape[1]
     if data.label is not None and settings.training.loss == "cross_entropy":
         labels = data.label[train]
@@ -165,9 +169,9 @@ def build_problem(settings: Settings, data: TaskData, learning_rate: float) -> P
         learning_rate=learning_rate,
         row_input=orbit.reshape(-1, *orbit.shape[2:]) if whole else orbit[rows[:, 0], rows[:, 1]],
         row_target=target_orbit[rows[:, 0], rows[:, 1]],
-        train_input=data.input[train],
+        train_input=seen_inputs(settings.network, data, train),
         train_target=target,
-        orbit_input=data.input_action.orbit(data.input[samples]),
+        orbit_input=seen_orbits(settings.network, data, samples),
         samples=samples,
         splits=data.split[samples],
         elements=group.elements,
