@@ -92,7 +92,13 @@ class Training(Section):
     store_weights: list[int] = Field(
         default_factory=list, description="Recorded steps or epochs at which the weights are stored too."
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the data order (minibatches), separate for each member.")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**63,
+        description="Seed of the data order (minibatches), and of what a network of your own draws in training (masks of "
+        "dropout); separate for each member.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Training:

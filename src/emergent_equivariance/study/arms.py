@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ..settings import ConvergenceSettings, RegressionSettings, Section, Settings
+from ..settings import ConvergenceSettings, RegressionSettings, Section, Settings, TorchNetwork
 from .work import members_per_shard
 
 #: Part of every hash: raised when stored numbers change their meaning.
@@ -103,7 +103,8 @@ class Arm:
     def member_fields(self) -> dict[str, Any]:
         """What the predictions of a member depend on: not the shard size, not the member count."""
         s = self.settings
-        unused = {"record", "steps", "epochs"} | ({"seed"} if s.training.unit == "step" else set())
+        seeded = s.training.unit == "epoch" or isinstance(s.network, TorchNetwork)  # the order of the data; masks
+        unused = {"record", "steps", "epochs"} | (set() if seeded else {"seed"})
         training = s.training.model_dump(mode="json", exclude=unused)
         drawn = {"stream": RANDOM_STREAM} if s.augmentation.kind == "random" else {}
         return {

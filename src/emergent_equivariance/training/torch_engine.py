@@ -88,8 +88,7 @@ class _Unit:
 
     def tensors(self) -> list[Tensor]:
         """Everything that later steps depend on; buffers are read anew, because modules may replace them."""
-        kept = [] if self.stacked else self.module.state_dict(keep_vars=True).values()
-        return [*self.leaves, *chain(*self.moments), *(tensor for tensor in kept if not tensor.requires_grad)]
+        return [*self.leaves, *chain(*self.moments), *([] if self.stacked else self.module.buffers())]
 
 
 class TorchTrainer:

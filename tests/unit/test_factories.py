@@ -1,0 +1,386 @@
+"""The user's own torch networks: what a factory must keep, how members are drawn, BatchNorm and dropout in training."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from emergent_equivariance.errors import StudyError
+from emergent_equivariance.networks.factories import check_factory, member_module, mode_dependent, trained_parameters
+from emergent_equivariance.plan import render
+from emergent_equivariance.settings import TorchNetwork
+from emergent_equivariance.study import parse_study
+from emergent_equivariance.tasks import build_task
+from emergent_equivariance.training import Choice, build_problem, get_engine, train_shard
+
+NETS = "tests.networks_for_tests"
+SHAPE, OUTPUTS = (3, 3, 1), 4
+
+
+def section(factory, **fields):
+    return TorchNetwork(name="torch", factory=factory, **fields)
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Text of a module with a function ``make`` → its import path, found in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    made = []
+
+    def write(text):
+        name = f"own_nets_{len(made)}_{tmp_path.name.replace('-', '_')}"
+        (tmp_path / f"{name}.py").write_text(HEAD + text)
+        made.append(name)
+        return f"{name}:make"
+
+    yield write
+    for name in made:
+        sys.modules.pop(name, None)
+
+
+HEAD = """
+import random
+import numpy as np
+import torch
+from torch import nn
+from math import prod
+
+def dense(shape, outputs):
+    return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), 8), nn.ReLU(), nn.Linear(8, outputs))
+
+class Altered(nn.Module):
+    def __init__(self, inner, change):
+        super().__init__()
+        self.inner, self.change = inner, change
+
+    def forward(self, x):
+        return self.change(self.inner(x))
+"""
+
+GOOD = "def make(shape, outputs):\n    return dense(shape, outputs)\n"
+
+
+# ------------------------------------------------------------------------------------------- drawing members
+
+
+def weights(module):
+    return [parameter.detach().numpy() for parameter in module.parameters()]
+
+
+def test_weights_depend_on_seed_and_member_alone(make):
+    chosen = section(make(GOOD))
+    first = weights(member_module(chosen, SHAPE, OUTPUTS, 3, 5))
+    torch.manual_seed(99)  # whatever the process did before
+    torch.randn(7)
+    for same, array in zip(weights(member_module(chosen, SHAPE, OUTPUTS, 3, 5)), first, strict=True):
+        np.testing.assert_array_equal(same, array)
+    for seed, member in ((3, 6), (4, 5)):
+        assert not np.array_equal(weights(member_module(chosen, SHAPE, OUTPUTS, seed, member))[0], first[0])
+
+
+def test_drawing_a_member_leaves_the_generator_of_torch_alone(make):
+    chosen = section(make(GOOD))
+    torch.manual_seed(1)
+    expected = torch.randn(3)
+    torch.manual_seed(1)
+    member_module(chosen, SHAPE, OUTPUTS, 0, 0)
+    assert torch.equal(torch.randn(3), expected)
+
+
+def test_members_are_different_and_spread_as_the_factory_says():
+    modules = [member_module(section(f"{NETS}:mlp", width=64), SHAPE, OUTPUTS, 0, m) for m in range(30)]
+    entries = np.concatenate([weights(module)[0].ravel() for module in modules])  # N(0, 1)
+    assert abs(entries.mean()) < 4 / np.sqrt(entries.size)
+    assert abs(entries.var() - 1) < 4 * np.sqrt(2 / entries.size)
+    assert len({weights(module)[0].tobytes() for module in modules}) == 30
+
+
+def test_width_and_options_are_passed_on():
+    module = member_module(section(f"{NETS}:mlp", width=7, options={"b_std": 0.0}), SHAPE, OUTPUTS, 0, 0)
+    assert [tuple(parameter.shape) for parameter in module.parameters()] == [(7, 9), (OUTPUTS, 7)]
+
+
+def test_trained_parameters_and_layers_that_depend_on_the_mode(make):
+    text = (
+        "def make(shape, outputs):\n    net = dense(shape, outputs)\n    net[1].weight.requires_grad_(False)\n"
+        "    return net.append(nn.BatchNorm1d(outputs)).append(nn.Dropout2d())\n"
+    )
+    module = member_module(section(make(text)), SHAPE, OUTPUTS, 0, 0)
+    assert "1.weight" not in trained_parameters(module) and "1.bias" in trained_parameters(module)
+    assert mode_dependent(module) == ["BatchNorm1d", "Dropout2d"]
+
+
+# ------------------------------------------------------------------------------------------------ bad factories
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param("import nothing_of_this_name\n", "no module 'nothing_of_this_name'|failed with", id="import"),
+        pytest.param("make = 3\n", "has no function 'make'", id="callable"),
+        pytest.param("def make(shape):\n    return dense(shape, 1)\n", "cannot be called as", id="arguments"),
+        pytest.param("def make(shape, outputs):\n    return [1]\n", "returned list, no Module", id="module"),
+        pytest.param("def make(shape, outputs):\n    return dense(shape, outputs + 1)\n", r"\(3, 5\)", id="shape"),
+        pytest.param(
+            "def make(shape, outputs):\n    return Altered(dense(shape, outputs), lambda y: y[0])\n",
+            r"gives \(4,\)",
+            id="batch",
+        ),
+        pytest.param(
+            "def make(shape, outputs):\n    return Altered(dense(shape, outputs), torch.Tensor.double)\n",
+            "of torch.float64, expected",
+            id="dtype",
+        ),
+        pytest.param(
+            "def make(shape, outputs):\n    return Altered(dense(shape, outputs), lambda y: (y, y))\n",
+            "gives tuple",
+            id="tuple",
+        ),
+        pytest.param(
+            "def make(shape, outputs):\n    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 4))\n",
+            "fails on inputs .batch, 3, 3, 1. of float32: RuntimeError.*channels last",
+            id="channels",
+        ),
+        pytest.param(
+            "def make(shape, outputs):\n    return Altered(nn.Flatten(), lambda y: y[:, :outputs])\n",
+            "no trainable parameters",
+            id="no-parameters",
+        ),
+        pytest.param(
+            "def make(shape, outputs):\n    return dense(shape, outputs).requires_grad_(False)\n",
+            "no trainable parameters",
+            id="frozen",
+        ),
+        pytest.param(
+            "def make(shape, outputs):\n    net = dense(shape, outputs)\n"
+            "    net[1].weight.data = torch.as_tensor(np.random.randn(8, prod(shape)), dtype=torch.float32)\n"
+            "    return net\n",
+            "same seed give different weights.*not with numpy",
+            id="numpy",
+        ),
+        pytest.param(
+            "def make(shape, outputs):\n    net = dense(shape, outputs)\n"
+            "    nn.init.constant_(net[1].bias, random.random())\n    return net\n",
+            "same seed give different weights",
+            id="random",
+        ),
+        pytest.param(
+            "def make(shape, outputs):\n    torch.manual_seed(0)\n    return dense(shape, outputs)\n",
+            "different seeds give the same weights",
+            id="manual-seed",
+        ),
+        pytest.param(
+            "NET = []\ndef make(shape, outputs):\n    NET or NET.append(dense(shape, outputs))\n    return NET[0]\n",
+            "share parameters",
+            id="cached",
+        ),
+        pytest.param(
+            "BODY = nn.Linear(9, 8)\ndef make(shape, outputs):\n"
+            "    return nn.Sequential(nn.Flatten(), BODY, nn.ReLU(), nn.Linear(8, outputs))\n",
+            "share parameters",
+            id="shared-layer",
+        ),
+        pytest.param(
+            "def make(shape, outputs):\n    return dense(shape, outputs).to(torch.complex64)\n",
+            "torch.complex64, not real floating-point",
+            id="complex",
+        ),
+        pytest.param(
+            "def make(shape, outputs):\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(outputs))\n",
+            "has no shape before the first forward pass",
+            id="lazy",
+        ),
+        pytest.param(
+            "def make(shape, outputs):\n    return dense(shape, outputs).to('meta')\n", "is on meta", id="device"
+        ),
+        pytest.param(
+            "def make(shape, outputs):\n    return Altered(dense(shape, outputs), lambda y: y - y.mean(0))\n",
+            "depends on the rest of the batch",
+            id="mixes-batch",
+        ),
+        pytest.param(
+            "def make(shape, outputs):\n"
+            "    return Altered(dense(shape, outputs), lambda y: nn.functional.dropout(y, 0.5, True))\n",
+            "or on chance",
+            id="always-random",
+        ),
+    ],
+)
+def test_bad_factories_are_refused(make, text, says):
+    chosen = section(make(text))
+    with pytest.raises(StudyError, match=f"(?s)network.factory: '{chosen.factory}'.*({says})"):
+        member_module(chosen, SHAPE, OUTPUTS, 0, 0)
+
+
+def test_missing_module_and_width_that_is_not_wanted(make):
+    with pytest.raises(StudyError, match=r"there is no module 'nowhere'.*Correct the name"):
+        check_factory(section("nowhere:make"), SHAPE, OUTPUTS)
+    with pytest.raises(StudyError, match=r"width=3.*unexpected keyword argument 'width'.*network.width"):
+        check_factory(section(make(GOOD), width=3), SHAPE, OUTPUTS)
+
+
+def test_faults_of_the_factory_itself_keep_their_traceback(make):
+    with pytest.raises(ZeroDivisionError):
+        check_factory(section(make("def make(shape, outputs):\n    return 1 / 0\n")), SHAPE, OUTPUTS)
+
+
+# -------------------------------------------------------------------------------------------------- study files
+
+CONTENT = {
+    "study": "own",
+    "task": {"name": "ising", "lattice": 3, "target": "local", "train": 6, "test": 4},
+    "network": {"name": "torch", "factory": f"{NETS}:normalised", "width": 12, "options": {"dropout": 0.25}},
+    "training": {"learning_rate": 0.1, "steps": 7, "record": [0, 1, 4, 7], "store_weights": [0, 7]},
+    "ensemble": {"members": 3},
+}
+
+
+def arm_of(**sections):
+    return parse_study({**CONTENT, **sections}, Path("own.yaml")).arms[0]
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({"network": {"name": "torch", "factory": "no-path"}}, "network.factory = 'no-path'"),
+        ({"network": {"name": "torch", "factory": "a:b", "options": {"width": 3}}}, "width is passed by itself"),
+        ({"network": {"name": "torch", "factory": "a:b", "W_std": 1.0}}, "unknown key network.W_std"),
+        ({"execution": {"engine": "jax"}}, "jax cannot train network torch"),
+        ({"training": {"steps": 3}}, "a critical_fraction needs the NTK"),
+        ({"theory": {"monte_carlo": 3}}, "theory.monte_carlo = 3"),
+        *(
+            ({"kind": kind, "training": None, "ensemble": None, **more}, "torch has no analytic kernel")
+            for kind, more in (("kernel_convergence", {}), ("kernel_regression", {"regression": {"sizes": [3]}}))
+        ),
+    ],
+)
+def test_study_files_that_cannot_be_run(sections, says):
+    content = {key: value for key, value in {**CONTENT, **sections}.items() if value is not None}
+    with pytest.raises(StudyError, match=says):
+        parse_study(content, Path("own.yaml"))
+
+
+def test_what_the_hash_of_a_member_holds():
+    arm, same = arm_of(), arm_of(theory={"monte_carlo": 8})
+    assert arm.config_hash == same.config_hash
+    network = CONTENT["network"]
+    for change in ({"width": 13}, {"options": {"dropout": 0.5}}, {"factory": f"{NETS}:mlp"}):
+        assert arm_of(network=network | change).config_hash != arm.config_hash
+
+
+def test_plan_of_a_network_of_unknown_size(capsys):
+    study = parse_study({**CONTENT, "sweep": {"network.width": [4, 8]}, "theory": {"monte_carlo": 8}}, Path("own.yaml"))
+    render(study, keys=False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "width~4" in said and "?" in said and "2 solutions with Monte-Carlo kernels" in said
+
+
+# --------------------------------------------------------------------------------------------------- training
+
+
+def problem_of(**sections):
+    settings = arm_of(**sections).settings
+    return build_problem(settings, build_task(settings), 0.1)
+
+
+def train(problem, members, together=1, steps_per_call=1000):
+    choice = Choice("torch", "loop", together, steps_per_call)
+    return train_shard(problem, get_engine("torch").trainer(problem, choice), choice, list(members))
+
+
+EPOCHS = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "epochs": 3, "batch_size": 4}
+
+
+@pytest.mark.parametrize("training", [CONTENT["training"], EPOCHS], ids=["gd", "sgd"])
+def test_batchnorm_and_dropout_do_not_depend_on_sharding_or_interruption(training):
+    problem = problem_of(training=training)
+    whole = train(problem, range(4))
+    parts = [train(problem, members, together, 2) for members, together in ((range(1), 1), (range(1, 4), 3))]
+    np.testing.assert_array_equal(whole.prediction, np.concatenate([part.prediction for part in parts]))
+    np.testing.assert_array_equal(whole.loss, np.concatenate([part.loss for part in parts]))
+    assert not np.array_equal(whole.prediction[0], whole.prediction[1])
+
+
+def test_training_is_a_plain_torch_loop():
+    """Training mode in steps, masks seeded per step, evaluation mode while recording, running statistics kept."""
+    from emergent_equivariance.augmentation import stream
+    from emergent_equivariance.training.torch_engine import STREAM_STEP
+
+    problem, member = problem_of(), 2
+    found = train(problem, [member])
+    settings = problem.settings
+    module = member_module(settings.network, SHAPE, problem.outputs, settings.ensemble.seed, member)
+    x, y = (torch.tensor(a, dtype=torch.float32) for a in (problem.row_input, problem.row_target))
+    orbits = torch.tensor(problem.orbit_input, dtype=torch.float32).flatten(0, 1)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    recorded = {}
+    for step in range(8):
+        if step in settings.training.recorded:
+            module.eval()
+            recorded[step] = module(orbits).detach().numpy()
+        module.train()
+        torch.manual_seed(int(stream(settings.training.seed, STREAM_STEP, member, step).integers(2**63)))
+        loss = 0.5 * ((module(x) - y) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for index, step in enumerate(settings.training.recorded):
+        ours = found.prediction[0, index].reshape(recorded[step].shape)
+        np.testing.assert_allclose(ours, recorded[step], rtol=1e-4, atol=1e-5, err_msg=f"step {step}")
+    moved = np.abs(found.prediction[0, -1] - found.prediction[0, 0]).max()
+    assert moved > 0.1  # so that the comparison says something
+
+
+def test_running_statistics_and_masks_survive_a_checkpoint():
+    problem = problem_of()
+    choice = Choice("torch", "loop", 2, 1000)
+    trainer = get_engine("torch").trainer(problem, choice)
+    members = [0, 1]
+    state = trainer.advance(trainer.start(members), 0, 4)
+    saved = [array.copy() for array in trainer.save(state)]
+    expected = trainer.record(trainer.advance(state, 4, 3), True)
+    again = get_engine("torch").trainer(problem, choice)
+    resumed = again.record(again.advance(again.restore(members, saved), 4, 3), True)
+    np.testing.assert_array_equal(resumed.prediction, expected.prediction)
+    for a, b in zip(resumed.weights, expected.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def counting(input_shape, outputs):
+    """Counts its training steps in a buffer that is no part of its state_dict, and adds the count to its outputs."""
+
+    class Counting(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Linear(9, outputs)
+            self.register_buffer("steps", torch.zeros(()), persistent=False)
+
+        def forward(self, x):
+            self.steps = self.steps + self.training
+            return self.inner(x.flatten(1)) + self.steps
+
+    return Counting()
+
+
+def test_every_buffer_is_the_members_own_and_part_of_checkpoints():
+    problem = problem_of(network={"name": "torch", "factory": f"{__name__}:counting"})
+    trainer = get_engine("torch").trainer(problem, Choice("torch", "loop", 2, 1000))
+    state = trainer.advance(trainer.start([0, 1]), 0, 4)
+    saved = trainer.save(state)
+    again = get_engine("torch").trainer(problem, Choice("torch", "loop", 2, 1000))
+    for count in (4, 5):
+        assert [float(unit.module.steps) for unit in state] == [count, count]
+        state = again.advance(again.restore([0, 1], saved), 4, 1)
+
+
+def test_the_seed_of_training_is_part_of_the_hash():
+    """Masks depend on it, also where there is no order of the data."""
+    assert arm_of().config_hash != arm_of(training=CONTENT["training"] | {"seed": 1}).config_hash
+
+
+def test_masks_follow_the_seed_of_training_and_weights_do_not():
+    plain, other = (train(problem_of(training=CONTENT["training"] | {"seed": seed}), [0]) for seed in (0, 1))
+    np.testing.assert_array_equal(plain.prediction[:, 0], other.prediction[:, 0])
+    assert not np.array_equal(plain.prediction[:, 1:], other.prediction[:, 1:])
