@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from emergent_equivariance.errors import StudyError
 from emergent_equivariance.groups import get_group, grid_action
 from emergent_equivariance.infinite_width import stax
 from emergent_equivariance.networks import Network, build_network, initial_parameters
-from emergent_equivariance.networks.layers import conv, dense
+from emergent_equivariance.networks.layers import Convolution, conv, dense
 from emergent_equivariance.settings.networks import CnnNetwork, GcnnNetwork, MlpNetwork, NetworkSection
 
 SHAPE = (6, 7, 2)
@@ -30,12 +31,13 @@ def gcnn(**options: Any) -> Network:
     return build_network(GcnnNetwork(name="gcnn", **{"width": 5, "group": "d2", **options}), SHAPE, 3)
 
 
+@pytest.mark.parametrize("method", ["product", "direct"])
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR"])
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 @pytest.mark.parametrize("b_std", [0.0, 0.3])
-def test_conv_gives_the_numbers_of_neural_tangents(padding: str, size: int, b_std: float) -> None:
+def test_conv_gives_the_numbers_of_neural_tangents(padding: str, size: int, b_std: float, method: Convolution) -> None:
     reference_init, reference_apply, _ = stax.Conv(5, (size, size), padding=padding, W_std=1.3, b_std=b_std or None)
-    _, apply_fn, _ = conv(5, size, padding, 1.3, b_std)
+    _, apply_fn, _ = conv(5, size, padding, 1.3, b_std, method)
     rng = np.random.default_rng(size)
     for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-12)):
         with jax.enable_x64(dtype == np.float64):
@@ -55,7 +57,9 @@ def test_dense_gives_the_numbers_of_neural_tangents(b_std: float) -> None:
     rng = np.random.default_rng(0)
     params = (rng.standard_normal((6, 3)), rng.standard_normal((1, 3)) if b_std else None)
     x = rng.standard_normal((4, 6))
-    np.testing.assert_allclose(apply_fn(params, x), reference_apply(params, x), rtol=1e-13)
+    expected = reference_apply(params, x)
+    np.testing.assert_allclose(apply_fn(params, x), expected, rtol=1e-13)
+    np.testing.assert_allclose(apply_fn(params, x.T, columns=True), expected.T, rtol=1e-13)
 
 
 def test_layers_and_leaves() -> None:
@@ -157,6 +161,24 @@ def test_members_of_a_gcnn_are_invariant(group: str, shape: tuple[int, ...], opt
         assert np.ptp(f, axis=0).min() > 1e-6, "outputs depend on the input"
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR"])
+@pytest.mark.parametrize("name", ["cnn", "gcnn"])
+def test_both_ways_to_convolve_agree_with_their_gradients(name: str, padding: str) -> None:
+    section: NetworkSection = CnnNetwork(name="cnn", width=3, padding=padding, dense_layers=1)
+    if name == "gcnn":
+        section = GcnnNetwork(name="gcnn", width=3, padding=padding, group="d4")
+    x = np.random.default_rng(0).standard_normal((4, 6, 6, 2))
+    found = []
+    for convolution in ("product", "direct"):
+        network = build_network(section, x.shape[1:], 2, convolution)
+        params = initial_parameters(network, 0, 0)
+        loss = jax.value_and_grad(lambda p, network=network: (network.apply(p, x) ** 2).sum())
+        found.append(jax.tree.leaves(loss(params)))
+    for product, direct in zip(*found, strict=True):
+        np.testing.assert_allclose(product, direct, rtol=1e-11, atol=1e-12)
+
+
 def test_parameters_and_operations_of_the_sections() -> None:
     """The sizes that plans are made of, against the leaves themselves and the arithmetic of the compiled network."""
     convolutional = {"width": 6, "conv_layers": 3, "dense_layers": 2, "b_std": 0.1}
@@ -171,13 +193,15 @@ def test_parameters_and_operations_of_the_sections() -> None:
         network = build_network(section, (8, 8, 2), 3)
         assert network.parameters == section.parameters((8, 8, 2), 3)
         params = jax.tree.unflatten(network.structure, [np.zeros(s, np.float32) for s in network.shapes])
-        jaxpr = jax.make_jaxpr(network.apply)(params, np.zeros((1, 8, 8, 2), np.float32))
+        batch = 13  # divides the results of those products alone that samples enter
+        jaxpr = jax.make_jaxpr(network.apply)(params, np.zeros((batch, 8, 8, 2), np.float32))
         products = 0
         for equation in jaxpr.jaxpr.eqns:
-            if equation.primitive.name == "dot_general" and equation.invars[0].aval.shape[0] == 1:
-                fan_in = equation.invars[1].aval.shape[0]
+            if equation.primitive.name == "dot_general" and equation.outvars[0].aval.size % batch == 0:
+                (summed, _), _ = equation.params["dimension_numbers"]
+                fan_in = prod(equation.invars[0].aval.shape[axis] for axis in summed)
                 products += 2 * fan_in * equation.outvars[0].aval.size
-        assert products == section.forward_flops((8, 8, 2), 3)
+        assert products == batch * section.forward_flops((8, 8, 2), 3)
 
 
 def test_identity_leaves_out_what_older_studies_do_not_have() -> None:

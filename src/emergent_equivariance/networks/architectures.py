@@ -26,7 +26,7 @@ from ..settings.networks import (
 )
 from . import group_layers
 from .filters import Filters
-from .layers import ACTIVATIONS, Layer, conv, dense
+from .layers import ACTIVATIONS, Convolution, Layer, as_columns, conv, dense, head
 from .network import KernelFunction, Network, Parameters
 from .points import image_features, input_kernels
 from .stack import ConvStack
@@ -39,18 +39,21 @@ Named = tuple[str, Layer]
 Head = Literal["flatten", "global_average_pool"]
 
 
-def build_network(section: NetworkSection, input_shape: tuple[int, ...], outputs: int) -> Network:
+def build_network(
+    section: NetworkSection, input_shape: tuple[int, ...], outputs: int, convolution: Convolution = "product"
+) -> Network:
     """The network of a study file's section for inputs of ``input_shape``; not for torch networks.
 
+    ``convolution`` is how the finite network computes convolutions, see ``layers.convolve``.
     Raises StudyError if inputs of that shape do not fit the network.
     """
     section.check_input(tuple(input_shape), "trivial")
     if isinstance(section, MlpNetwork):
         return _mlp(section, tuple(input_shape), outputs)
     if isinstance(section, CnnNetwork):
-        return _cnn(section, tuple(input_shape), outputs)
+        return _cnn(section, tuple(input_shape), outputs, convolution)
     if isinstance(section, GcnnNetwork):
-        return _gcnn(section, tuple(input_shape), outputs)
+        return _gcnn(section, tuple(input_shape), outputs, convolution)
     raise TypeError(f"no architecture for {type(section).__name__}")
 
 
@@ -60,14 +63,14 @@ def _mlp(section: MlpNetwork, input_shape: tuple[int, ...], outputs: int) -> Net
     return _network(description, layers, NeuralTangents((prod(input_shape),)), input_shape, outputs, 1, None)
 
 
-def _cnn(section: CnnNetwork, input_shape: tuple[int, ...], outputs: int) -> Network:
+def _cnn(section: CnnNetwork, input_shape: tuple[int, ...], outputs: int, convolution: Convolution) -> Network:
     activation = ACTIVATIONS[section.activation]
-    filters = (section.kernel_size, section.padding, section.W_std, section.b_std)
+    filters = (section.kernel_size, section.padding, section.W_std, section.b_std, convolution)
     convolutions = [(f"convolution {k}", conv(section.width, *filters)) for k in range(1, section.conv_layers + 1)]
     pooled = section.head == "global_average_pool"
     layers = [
         *_activated(convolutions, 1, activation),
-        ("pool", stax.GlobalAvgPool()) if pooled else ("flatten", stax.Flatten()),
+        ("pool", head(stax.GlobalAvgPool())) if pooled else ("flatten", head(stax.Flatten())),
         *_dense_layers(section, section.dense_layers, section.conv_layers + 1, outputs, dense, activation),
     ]
     description = f"cnn ({_in_words(section)}, {section.head})"
@@ -76,12 +79,12 @@ def _cnn(section: CnnNetwork, input_shape: tuple[int, ...], outputs: int) -> Net
     return _network(description, layers, NeuralTangents(input_shape), input_shape, outputs, pairs, stack)
 
 
-def _gcnn(section: GcnnNetwork, input_shape: tuple[int, ...], outputs: int) -> Network:
+def _gcnn(section: GcnnNetwork, input_shape: tuple[int, ...], outputs: int, convolution: Convolution) -> Network:
     assert section.group is not None, "check_input refuses it"
     group, (height, width, channels) = get_group(section.group), input_shape
     activation = partial(group_layers.activation, section.activation)
     filters = Filters(group, section.kernel_size, section.padding)
-    options = (section.width, section.W_std, section.b_std)
+    options = (section.width, section.W_std, section.b_std, convolution)
     convolutions = [("lifting", group_layers.lifting(filters, *options))]
     for k in range(2, section.conv_layers + 1):
         convolutions.append((f"group convolution {k}", group_layers.group_convolution(filters, *options)))
@@ -138,7 +141,7 @@ def _stack(section: ConvolutionalNetwork, head: Head, average: Action | None) ->
 
 
 class NeuralTangents:
-    """Layers of neural-tangents on inputs reshaped to ``shape``."""
+    """Layers of neural-tangents on inputs reshaped to ``shape``; dense ones are applied to columns."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
@@ -147,6 +150,10 @@ class NeuralTangents:
 
     def features(self, x: Any) -> jax.Array:
         return x.reshape(len(x), *self.shape)
+
+    def apply(self, apply_fn: Callable[..., Any], params: Parameters, x: Any) -> jax.Array:
+        inputs = as_columns(x) if len(self.shape) == 1 else self.features(x)
+        return apply_fn(params, inputs, columns=True).T
 
     def kernels(self, kernel_fn: Callable[..., Any], x1: Any, x2: Any, get: Any) -> Any:
         return kernel_fn(self.features(x1), self.features(x2), get)
@@ -159,6 +166,9 @@ class GroupLayers:
 
     def features(self, x: Any) -> jax.Array:
         return image_features(x)
+
+    def apply(self, apply_fn: Callable[..., Any], params: Parameters, x: Any) -> jax.Array:
+        return apply_fn(params, image_features(x)).reshape(len(x), -1)
 
     def kernels(self, kernel_fn: Callable[..., Any], x1: Any, x2: Any, get: Any) -> Any:
         return kernel_fn(input_kernels(image_features(x1), image_features(x2))).kernels(get)
@@ -179,7 +189,7 @@ def _network(
     leaves, structure = jax.tree.flatten(params)
 
     def apply(params: Parameters, x: Any) -> jax.Array:
-        return apply_fn(params, kind.features(x)).reshape(len(x), outputs)
+        return kind.apply(apply_fn, params, x)
 
     def truncated(number: int) -> KernelFunction:
         _, _, kernel_fn = kind.serial(*(layer for _, layer in layers[:number]))

@@ -43,7 +43,7 @@ import numpy as np
 
 from ..groups import Group
 from .filters import Filters
-from .layers import NONLINEARITIES, Layer, image_patches
+from .layers import NONLINEARITIES, Convolution, Layer, convolve
 from .points import Grid, PointKernels, input_kernels, regular_action
 
 __all__ = [
@@ -58,24 +58,27 @@ __all__ = [
 ]
 
 
-def lifting(filters: Filters, channels: int, W_std: float, b_std: float) -> Layer:
+def lifting(filters: Filters, channels: int, W_std: float, b_std: float, method: Convolution = "product") -> Layer:
     """From images to functions on pixels and group; parameters (W (s, channel in, channel), b (1, 1, channel)).
 
     ``channels`` counts per group element; W_std and b_std are the standard deviations of weights and bias, there is
-    no bias leaf if b_std is 0. The layer raises StudyError for grids that the filters do not fit exactly.
+    no bias leaf if b_std is 0; ``method`` is that of ``convolve``. The layer raises StudyError for grids that the
+    filters do not fit exactly.
     """
-    return _convolution(replace(filters, lifts=True), channels, W_std, b_std)
+    return _convolution(replace(filters, lifts=True), channels, W_std, b_std, method)
 
 
-def group_convolution(filters: Filters, channels: int, W_std: float, b_std: float) -> Layer:
+def group_convolution(
+    filters: Filters, channels: int, W_std: float, b_std: float, method: Convolution = "product"
+) -> Layer:
     """Between functions on pixels and group; parameters (W (h · s, channel in, channel), b (1, 1, channel)).
 
     As ``lifting``. On a single pixel, with filters of size 1, it is the convolution over the group alone.
     """
-    return _convolution(replace(filters, lifts=False), channels, W_std, b_std)
+    return _convolution(replace(filters, lifts=False), channels, W_std, b_std, method)
 
 
-def _convolution(filters: Filters, channels: int, W_std: float, b_std: float) -> Layer:
+def _convolution(filters: Filters, channels: int, W_std: float, b_std: float, method: Convolution) -> Layer:
     group, expansion = filters.group, filters.expansion()
     before = 1 if filters.lifts else group.order
 
@@ -91,10 +94,10 @@ def _convolution(filters: Filters, channels: int, W_std: float, b_std: float) ->
         batch, height, width, _, fan_in = features.shape
         extent, margins = filters.fit(height, width)
         images = features.reshape(batch, height, width, before * fan_in)
-        patches = image_patches(images, filters.size, margins, filters.padding == "CIRCULAR", filters.stride)
         norm = W_std / (filters.weights * fan_in) ** 0.5
         expanded = norm * jnp.einsum("grs,scd->gcrd", expansion.astype(W.dtype), W)
-        result = patches @ expanded.reshape(patches.shape[-1], group.order * channels)
+        kernel = expanded.reshape(filters.size, filters.size, before * fan_in, group.order * channels)
+        result = convolve(images, kernel, margins, filters.padding == "CIRCULAR", method, filters.stride)
         result = result.reshape(batch, *extent, group.order, channels)
         return result if b is None else result + b_std * b
 
