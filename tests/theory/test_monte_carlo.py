@@ -13,10 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from torch.func import functional_call
 
 from emergent_equivariance.kernels import gram
-from emergent_equivariance.networks import Network, build_network, initial_parameters
-from emergent_equivariance.settings.networks import CnnNetwork, GcnnNetwork, MlpNetwork
+from emergent_equivariance.networks import Network, build_network, initial_arrays, initial_parameters
+from emergent_equivariance.networks.modules import build_module
+from emergent_equivariance.settings.networks import CnnNetwork, GcnnNetwork, MlpNetwork, NetworkSection
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -48,7 +51,37 @@ def monte_carlo(network: Network, x: np.ndarray, members: int) -> tuple[np.ndarr
     return values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(members)
 
 
-def check(network: Network, width: int, members: int, ntk_resolution: float = 0.06) -> None:
+def torch_monte_carlo(section: NetworkSection, x: np.ndarray, members: int) -> tuple[np.ndarray, np.ndarray]:
+    """``monte_carlo`` with the members that the torch engine trains: all of a chunk in one operation."""
+    module, inputs = build_module(section, SHAPE, OUTPUTS).double(), torch.from_numpy(x)
+    names, parameters = zip(*module.named_parameters(), strict=True)
+    shapes = [tuple(parameter.shape) for parameter in parameters]
+
+    def outputs(leaves: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return functional_call(module, dict(zip(names, leaves, strict=True)), (inputs,))
+
+    def sample(leaves: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        f, jacobians = outputs(leaves), torch.func.jacrev(outputs)(leaves)
+        ntk = sum(torch.einsum("aoi,boi->ab", leaf, leaf) for leaf in (j.flatten(2) for j in jacobians))
+        return torch.stack([f @ f.T, ntk]) / OUTPUTS
+
+    drawn = []
+    for first in range(0, members, CHUNK):
+        chunk = [initial_arrays(shapes, 0, member) for member in range(first, first + CHUNK)]
+        leaves = tuple(torch.from_numpy(np.stack(arrays)) for arrays in zip(*chunk, strict=True))
+        drawn.append(torch.vmap(sample)(leaves).numpy(force=True))
+    values = np.concatenate(drawn)
+    return values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(members)
+
+
+def check(
+    network: Network,
+    width: int,
+    members: int,
+    ntk_resolution: float = 0.06,
+    torch_section: NetworkSection | None = None,
+) -> None:
+    """Of the members that the JAX engine trains, or of those of the torch engine."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((INPUTS, *SHAPE))
     x[1] = 0.8 * x[0] + 0.6 * x[1]
@@ -56,7 +89,9 @@ def check(network: Network, width: int, members: int, ntk_resolution: float = 0.
     scale = np.sqrt(
         np.diagonal(analytic, axis1=1, axis2=2)[:, :, None] * np.diagonal(analytic, axis1=1, axis2=2)[:, None]
     )
-    estimate, error = monte_carlo(network, x, members)
+    estimate, error = (
+        torch_monte_carlo(torch_section, x, members) if torch_section else monte_carlo(network, x, members)
+    )
     allowed = ERRORS * error + BIAS / width * scale
     ratio = np.abs(estimate - analytic) / allowed
     assert ratio.max() < 1, f"(NNGP, NTK): {ratio.max(axis=(1, 2))} of what is allowed"
@@ -124,6 +159,19 @@ def test_gcnn(group: str, options: dict[str, Any]) -> None:
     width = 32
     section = GcnnNetwork(name="gcnn", group=group, width=width, W_std=1.5, readout_W_std=0.8, **options)
     check(build_network(section, SHAPE, OUTPUTS), width, 500, ntk_resolution=0.09)
+
+
+TORCH = {
+    "mlp": MlpNetwork(name="mlp", width=64, hidden_layers=2, b_std=0.7, readout_b_std=0.4),
+    "cnn": CnnNetwork(name="cnn", width=32, padding="SAME", b_std=0.3, conv_layers=1, dense_layers=1),
+    "gcnn": GcnnNetwork(name="gcnn", group="c4", width=16, padding="VALID", kernel_size=2, activation="erf"),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_torch_modules(name: str) -> None:
+    section = TORCH[name]
+    check(build_network(section, SHAPE, OUTPUTS), section.width, 600, ntk_resolution=0.09, torch_section=section)
 
 
 def test_outputs_are_independent() -> None:
