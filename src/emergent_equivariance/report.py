@@ -202,18 +202,20 @@ def _action_words(study: Study, metrics: xr.Dataset) -> list[str]:
     if "composition_error" not in metrics:
         return []
     found: dict[tuple[str, float, float], list[str]] = {}
-    for path in metrics["arm"].values:
-        errors = (float(metrics[f"composition_error{end}"].sel(arm=path)) for end in ("", "_largest"))
-        found.setdefault((study.arm(str(path)).settings.group.upper(), *errors), []).append(str(path))  # type: ignore
-    return [
-        f"<p><b>The action of {group} on the inputs is not exact</b> ({html.escape(', '.join(arms))}): it interpolates "
-        "between pixels, and ρ(g)ρ(h)x differs from ρ(gh)x by "
-        f"{100 * rms:.3g} % of its norm (root mean square over pairs of elements and samples; at most "
-        f"{100 * largest:.3g} %). The mean of infinitely many members is invariant only approximately, and keeps an "
-        "orbit deviation; what is predicted contains it.</p>"
-        for (group, rms, largest), arms in found.items()
-        if rms > 0
-    ]
+    for path in map(str, metrics["arm"].values):
+        rms, largest = (float(metrics[f"composition_error{end}"].sel(arm=path)) for end in ("", "_largest"))
+        found.setdefault((study.arm(path).settings.group.upper(), rms, largest), []).append(path)
+    lines = []
+    for (group, rms, largest), arms in found.items():
+        if rms > 0:
+            which = f" ({html.escape(', '.join(arms))})" if len(found) > 1 else ""
+            lines.append(
+                f"<p><b>The action of {group} on the inputs is not exact</b>{which}: it interpolates between pixels, "
+                f"and ρ(g)ρ(h)x differs from ρ(gh)x by {100 * rms:.3g} % of its norm (root mean square over pairs of "
+                f"elements and samples; at most {100 * largest:.3g} %). The mean of infinitely many members is "
+                "invariant only approximately, and keeps an orbit deviation; what is predicted contains it.</p>"
+            )
+    return lines
 
 
 def _theory_words(study: Study, metrics: xr.Dataset) -> list[str]:

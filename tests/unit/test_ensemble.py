@@ -199,6 +199,26 @@ def test_the_provenance_of_the_data_reaches_the_metrics():
     assert "data_provenance" not in join(study, [World().aggregate(world.draw(4))] * 2).attrs
 
 
+def test_actions_that_are_not_exact_are_said_in_the_report():
+    world, study = World(), make_study(sweep={"network.width": [8, 16]})
+    exact = world.aggregate(world.draw(4))
+    metrics = join(study, [exact, exact])
+    assert "composition_error" not in metrics and "composition_error" not in key_numbers(study, metrics)
+    assert "not exact" not in summary_html(study, metrics)
+    world.task.provenance.update(composition_error=0.19, composition_error_largest=0.463)
+    inexact = world.aggregate(world.draw(4))
+    metrics = join(study, [exact, inexact])
+    assert metrics["composition_error"].values.tolist() == [0, 0.19]
+    assert metrics["composition_error_largest"].values.tolist() == [0, 0.463]
+    said = summary_html(study, metrics)
+    assert said.count("is not exact") == 1 and "(width~16)" in said
+    assert "19 % of its norm" in said and "at most 46.3 %" in said
+    table = key_numbers(study, metrics).set_index("arm")
+    assert (table.loc["width~16", "composition_error"] == 0.19).all()
+    assert (table.loc["width~8", "composition_error"] == 0).all()
+    assert "(width~" not in summary_html(study, join(study, [inexact, inexact])).split("not exact")[1][:40]
+
+
 def test_one_pass_with_few_shards_alive_and_small_reads():
     """Shards are made when asked for, and no read takes more than a chunk of members."""
     world, made, most, read = World(), [], [0], [0]

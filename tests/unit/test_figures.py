@@ -23,7 +23,7 @@ from emergent_equivariance.figures.selection import (
     read_series,
 )
 from emergent_equivariance.figures.style import COLOURS
-from emergent_equivariance.figures.words import number
+from emergent_equivariance.figures.words import element_text, number
 from emergent_equivariance.fits import Series, power_law
 from emergent_equivariance.study import load_study
 
@@ -413,6 +413,10 @@ def test_orbit_profile_of_a_sum_of_outputs_uses_the_second_moment_of_the_sum():
 
 
 # ------------------------------------------------------------------------------------------------ files
+
+
+def test_names_of_elements_have_raised_powers():
+    assert [element_text(name) for name in ("e", "r12m", "u3v")] == ["$e$", "$r^{12}m$", "$u^{3}v$"]
 
 
 def test_draw_all_writes_each_picture_twice_and_the_same_bytes_again(tmp_path):
