@@ -26,7 +26,7 @@ FORMAT = 1
 #: Seconds of training for every second that writing a checkpoint took, at least.
 SPACING = 100.0
 #: Packages whose versions the bits of a trained member depend on.
-NUMERICAL = ("emergent-equivariance", "jax", "jaxlib", "numpy", "optax", "torch")
+NUMERICAL = ("emergent-equivariance", "jax", "jaxlib", "numba", "numpy", "optax", "torch")
 
 _RESULT = ("member", "record", "sample", "element", "output")
 

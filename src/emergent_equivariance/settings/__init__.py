@@ -192,6 +192,8 @@ class Settings(Common):
             raise ValueError(f"execution.members_at_once: {self.execution.members_at_once} is below 1")
         if isinstance(self.network, TorchNetwork) and self.execution.engine == "jax":
             raise ValueError("execution.engine: jax cannot train network torch; use auto or torch")
+        if self.execution.engine == "numba" and not isinstance(self.network, ConvolutionalNetwork):
+            raise ValueError(f"execution.engine: numba trains cnn and gcnn, not {self.network.name}; use auto")
         if self.resolves_learning_rate and not self.has_kernel:
             raise ValueError(
                 "training.learning_rate: a critical_fraction needs the NTK, and network torch has no analytic one; "

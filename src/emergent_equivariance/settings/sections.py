@@ -96,8 +96,8 @@ class Training(Section):
         0,
         ge=0,
         lt=2**63,
-        description="Seed of the data order (minibatches), and of what a network of your own draws in training (masks of "
-        "dropout); separate for each member.",
+        description="Seed of the data order (minibatches), and of what a network of your own draws in training (masks "
+        "of dropout); separate for each member.",
     )
 
     @model_validator(mode="after")
@@ -227,8 +227,10 @@ class Execution(Section):
     """How the work is cut up; no number depends on it beyond floating-point round-off."""
 
     shard_size: int = Field(64, ge=1, description="Members trained by one job.")
-    engine: Literal["auto", "jax", "torch"] = Field(
-        "auto", description="Training engine; auto: the one that a short measurement before training finds faster."
+    engine: Literal["auto", "jax", "torch", "numba"] = Field(
+        "auto",
+        description="Training engine; auto: the one that a short measurement before training finds fastest. numba "
+        "trains cnn and gcnn, on one CPU thread.",
     )
     members_at_once: int | Literal["auto"] = Field(
         "auto",

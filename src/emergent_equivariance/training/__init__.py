@@ -26,8 +26,12 @@ __all__ = [
     "train_shard",
 ]
 
-#: Name of an engine → its module and class, imported when it is asked for.
-ENGINES = {"jax": ("jax_engine", "JaxEngine"), "torch": ("torch_engine", "TorchEngine")}
+#: Name of an engine → its module and class, imported when it is asked for; the most promising first.
+ENGINES = {
+    "numba": ("numba_engine", "NumbaEngine"),
+    "jax": ("jax_engine", "JaxEngine"),
+    "torch": ("torch_engine", "TorchEngine"),
+}
 
 
 def get_engine(name: str) -> Engine:

@@ -1,0 +1,138 @@
+"""The numba engine: minimal filtering, gradients against JAX, and the same training as the other engines."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_engines import MEMBERS, TOLERANCE, assert_close, problem_of, train
+
+from emergent_equivariance.errors import StudyError, UserError
+from emergent_equivariance.networks import build_network, initial_arrays
+from emergent_equivariance.settings.networks import CnnNetwork, ConvolutionalNetwork, GcnnNetwork
+from emergent_equivariance.training import Choice, get_engine
+from emergent_equivariance.training.conv_plan import ConvPlan, minimal_filtering
+from emergent_equivariance.training.conv_program import run
+
+CONVOLUTIONAL = [
+    *((case, "float64") for case in ("cnn-full-gd", "cnn-subset-sgd", "gcnn-none-adam")),
+    *((case, "float32") for case in ("cnn-full-gd", "gcnn-random-gd")),
+]
+
+
+@pytest.mark.parametrize(("m", "q"), [(1, 1), (1, 7), (2, 3), (3, 3), (4, 3), (2, 5), (5, 2), (3, 4)])
+def test_minimal_filtering_is_a_correlation(m: int, q: int) -> None:
+    A, G, B = minimal_filtering(m, q)
+    x, w = np.random.default_rng(0).standard_normal((2, 20))[:, : m + q - 1]
+    w = w[:q]
+    np.testing.assert_allclose(A.T @ ((G @ w) * (B @ x)), np.correlate(x, w, "valid"), rtol=0, atol=1e-14 * 30)
+
+
+def test_minimal_filtering_needs_nodes() -> None:
+    with pytest.raises(ValueError, match="7 nodes are needed, 6 known"):
+        minimal_filtering(5, 3)
+
+
+def cnn(**settings: Any) -> CnnNetwork:
+    return CnnNetwork(**{"name": "cnn", "width": 5, **settings})
+
+
+def gcnn(**settings: Any) -> GcnnNetwork:
+    return GcnnNetwork(**{"name": "gcnn", "width": 3, **settings})
+
+
+#: Every value of every option, with the shape of the inputs and the loss; widths around those of registers.
+NETWORKS: dict[str, tuple[ConvolutionalNetwork, tuple[int, int, int], bool]] = {
+    "plain": (cnn(width=28, conv_layers=3), (28, 28, 1), False),
+    "flatten": (cnn(width=17, head="flatten", dense_layers=2, readout_b_std=0.3), (8, 8, 1), True),
+    "circular": (cnn(width=40, padding="CIRCULAR", activation="erf", dense_layers=1), (6, 5, 3), False),
+    "circular-even": (cnn(padding="CIRCULAR", kernel_size=4, head="flatten", conv_layers=3), (7, 9, 2), True),
+    "valid": (cnn(padding="VALID", kernel_size=2, conv_layers=4, b_std=0), (9, 8, 8), True),
+    "valid-to-a-pixel": (cnn(padding="VALID", kernel_size=3, conv_layers=2, head="flatten"), (5, 5, 1), False),
+    "pixelwise": (cnn(kernel_size=1, conv_layers=1, b_std=0), (3, 4, 2), False),
+    "wide-filter": (cnn(kernel_size=5, width=64), (11, 10, 1), False),
+    "widest-filter": (cnn(kernel_size=7, padding="CIRCULAR"), (7, 8, 1), True),
+    "c4": (gcnn(group="c4", width=8, conv_layers=3), (8, 8, 1), False),
+    "d4": (gcnn(group="d4", dense_layers=1, readout_b_std=0.1, activation="erf"), (5, 5, 2), True),
+    "d2-circular": (gcnn(group="d2", padding="CIRCULAR", b_std=0), (6, 4, 1), False),
+    "c2-valid": (gcnn(group="c2", padding="VALID", kernel_size=2), (5, 6, 1), True),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_outputs_and_gradients_are_those_of_jax(name: str) -> None:
+    """For rows in any order and number; a second call finds the work space as the first has left it."""
+    section, shape, cross_entropy = NETWORKS[name]
+    draw, outputs, rows = np.random.default_rng(1), 4, np.array([5, 0, 2, *range(16)], np.int32)
+    x, y = draw.standard_normal((16, *shape)), draw.standard_normal((16, outputs))
+    with jax.enable_x64(True):
+        network = build_network(section, shape, outputs)
+        leaves = initial_arrays(network.shapes, 0, 3)
+
+        def loss(leaves: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+            found = network.apply(jax.tree.unflatten(network.structure, leaves), jnp.asarray(x[rows]))
+            if cross_entropy:
+                return -jnp.mean(jnp.sum(y[rows] * jax.nn.log_softmax(found), axis=-1)), found
+            return 0.5 * jnp.mean((found - y[rows]) ** 2), found
+
+        gradients, found = jax.jit(jax.grad(loss, has_aux=True))([jnp.asarray(leaf) for leaf in leaves])
+    plan = ConvPlan(section, shape, outputs, cross_entropy, "float64")
+    plan.pack(leaves)
+    result = np.empty((len(rows), outputs))
+    arrays = (plan.work, plan.packed, plan.gradient, result, plan.layers, plan.dense, rows, x, y)
+    for learn in (True, False, True):
+        run(*arrays, plan.matrices, plan.program, learn)
+    assert_close(result, np.asarray(found), 1e-11)
+    for ours, expected in zip(plan.unpack(network.shapes), gradients, strict=True):
+        assert ours.shape == expected.shape
+        assert_close(ours, np.asarray(expected), 1e-10)
+
+
+@pytest.mark.parametrize(("case", "precision"), CONVOLUTIONAL, ids=map("-".join, CONVOLUTIONAL))
+def test_it_trains_like_the_jax_engine(case: str, precision: str) -> None:
+    problem, tolerance = problem_of(case, precision), TOLERANCE[precision]
+    expected, found = train(problem, "jax", "map"), train(problem, "numba", "loop", 2)
+    assert_close(found.prediction, expected.prediction, max(tolerance, 1e-7))  # predictions are kept in float32
+    assert_close(found.loss, expected.loss, tolerance)
+    for weight, other in zip(found.weights, expected.weights, strict=True):
+        assert weight.dtype == other.dtype == precision
+        np.testing.assert_array_equal(weight[:, 0], other[:, 0], "initial weights")
+        assert_close(weight, other, tolerance)
+
+
+@pytest.mark.parametrize("case", ["cnn-subset-sgd", "gcnn-none-adam"])
+def test_it_is_bitwise_the_same_wherever_it_is_interrupted(case: str) -> None:
+    """Also in another trainer, and alone or beside others."""
+    problem = problem_of(case)
+    trainer, other = (get_engine("numba").trainer(problem, Choice("numba", "loop", 2, 100)) for _ in range(2))
+    whole = trainer.save(trainer.advance(trainer.start(MEMBERS[:2]), 0, problem.total_steps))
+    state = trainer.start(MEMBERS[:2])
+    for first, stop in pairwise([0, 1, 5, problem.total_steps]):
+        saved = trainer.save(state)
+        kept = [array.copy() for array in saved]
+        trainer.advance(state, first, stop - first)
+        for a, b in zip(saved, kept, strict=True):
+            np.testing.assert_array_equal(a, b, "what is saved does not change with the state")
+        trainer, other = other, trainer
+        state = trainer.advance(trainer.restore(MEMBERS[:2], saved), first, stop - first)
+    alone = trainer.save(trainer.advance(trainer.start(MEMBERS[1:2]), 0, problem.total_steps))
+    for a, b, c in zip(trainer.save(state), whole, alone, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(b[1:], c)
+
+
+def test_other_networks_are_left_to_other_engines() -> None:
+    problem = problem_of("mlp-none-gd")
+    engine = get_engine("numba")
+    assert engine.candidates(problem, 8) == []
+    with pytest.raises(StudyError, match=r"numba: cannot train network mlp .*execution.engine auto"):
+        engine.trainer(problem, Choice("numba", "loop", 1, 10))
+    with pytest.raises(UserError, match=r"numba trains cnn and gcnn, not mlp; use auto"):
+        problem_of("mlp-none-gd", execution={"engine": "numba"})
+    [choice] = engine.candidates(problem_of("gcnn-none-adam"), 8)
+    with pytest.raises(StudyError, match=r"network gcnn by variant vmap.*variant loop"):
+        engine.trainer(problem_of("gcnn-none-adam"), Choice("numba", "vmap", 1, choice.steps_per_call))
