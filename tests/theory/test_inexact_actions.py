@@ -10,10 +10,11 @@ import xarray as xr
 
 from emergent_equivariance.augmentation import augmented_rows
 from emergent_equivariance.canonicalisation import canonical
+from emergent_equivariance.groups import Action, Group
 from emergent_equivariance.metrics import Reference, predict
-from emergent_equivariance.settings import Settings
+from emergent_equivariance.settings import CustomTask, Settings
 from emergent_equivariance.study.budget import PROGRAM, needs
-from emergent_equivariance.tasks import TaskData, build_task
+from emergent_equivariance.tasks import Readout, TaskData, build_task
 from emergent_equivariance.theory import resolve_learning_rate, solve
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -163,6 +164,39 @@ def test_other_families(group: str) -> None:
     mean, covariance = brute_force(arm, data, theory.attrs["learning_rate"])
     np.testing.assert_allclose(theory["mean"].values, mean, rtol=0, atol=1e-9)
     np.testing.assert_allclose(theory["orbit_covariance"].values, covariance, rtol=0, atol=1e-9)
+
+
+def ring(section: CustomTask, group: Group) -> TaskData:
+    """Noise on a ring of sites that the rotations and reflections of a polygon permute."""
+    sites = sum(np.linalg.det(matrix) > 0 for matrix in group.planar)
+    power, flipped = np.arange(group.order) % sites, np.arange(group.order) >= sites
+    site = np.arange(sites)
+    source = np.stack([(site - k) % sites * (-1 if m else 1) % sites for k, m in zip(power, flipped, strict=True)])
+    samples, generator = section.train + section.test, np.random.default_rng(0)
+    action = Action(group, (sites,), source, np.ones(source.shape, dtype=np.int8))
+    return TaskData(
+        input=generator.standard_normal((samples, sites)),
+        target=generator.standard_normal((samples, sites)),
+        split=np.repeat(["train", "test"], [section.train, section.test]),
+        input_action=action,
+        output_action=action,
+        output_name="sites",
+        readout=Readout("sum", np.ones((1, sites))),
+    )
+
+
+@pytest.mark.parametrize("group", ["c5", "c8", "d5", "d6"])
+def test_exact_actions_of_any_family_are_solved_in_blocks(group: str) -> None:
+    """Irreps of every kind, with equivariant outputs, against the augmented rows."""
+    task = {"name": "custom", "factory": f"{__name__}:ring", "train": 4, "test": 3}
+    _, data, blocks = solved(group, "full", task)
+    _, _, direct = solved(group, "full", task, theory={"route": "direct"})
+    assert blocks.attrs["route"].startswith("group: irreps of") and direct.attrs["route"].startswith("direct")
+    for name in ("mean", "orbit_covariance"):
+        np.testing.assert_allclose(blocks[name].values, direct[name].values, rtol=0, atol=1e-11)
+    pulled = data.output_action.pull_back(blocks["mean"].values)
+    np.testing.assert_allclose(pulled, np.broadcast_to(pulled[:, :, :1], pulled.shape), rtol=0, atol=1e-11)
+    assert np.abs(blocks["mean"].values).max() > 0.01
 
 
 def test_a_gcnn_of_an_exact_subgroup() -> None:
