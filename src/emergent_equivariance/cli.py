@@ -158,7 +158,7 @@ def learning_rate(
     _check_kind(study, "learning-rate", ensemble=True)
     arm = _granted(study.arm_with("learning_rate_key", key), threads)
     data, kernels = read_data(study, arm), read_kernels(study, arm)
-    rates = resolve_learning_rate(arm.settings, data, progress("kernel pairs"), kernels)
+    rates = resolve_learning_rate(arm.settings, data, progress(_counted(arm)), kernels)
     store.write_text(json.dumps(rates) + "\n", study.learning_rate_path(arm))
     say(", ".join(f"{name} = {value:.6g}" for name, value in rates.items()))
 
@@ -176,7 +176,7 @@ def theory(
     _check_kind(study, "theory", ensemble=True)
     arm = _granted(study.arm_with("theory_key", key), threads)
     data, rate, kernels = read_data(study, arm), read_learning_rate(study, arm), read_kernels(study, arm)
-    solution = solve(arm.settings, data, rate, progress("kernel pairs"), kernels)
+    solution = solve(arm.settings, data, rate, progress(_counted(arm)), kernels)
     if warning := solution.attrs.get("warning"):
         say(f"warning: {study.file}: {warning}")
     store.write(solution, study.theory_path(arm), store.provenance(study) | {"theory_key": key})
@@ -320,6 +320,11 @@ def _check_kind(study: Study, command: str, *, ensemble: bool) -> None:
     if ensemble:
         raise StudyError(f"{said}: nothing is trained.", remedy=f"Use `emeq measure {study.file} --arm ARM`.")
     raise StudyError(f"{said}.", remedy="Use `emeq theory`, `emeq train` and `emeq aggregate`.")
+
+
+def _counted(arm: Arm) -> str:
+    """What the progress of an arm's theory counts."""
+    return "kernel pairs" if arm.settings.theory.monte_carlo is None else "networks"
 
 
 def _granted(arm: Arm, threads: int | None) -> Arm:

@@ -118,7 +118,8 @@ def render(study: Study, keys: bool, console: Console | None = None) -> None:
         parts.append(f"{_counted(members, 'member')} in {_counted(shards, 'shard')}")
         solutions = {arm.theory_key: arm.settings.theory.monte_carlo for arm in study.arms if arm.settings.has_mean}
         estimated = sum(networks is not None for networks in solutions.values())
-        parts.append(_counted(len(solutions) - estimated, "analytic solution"))
+        if len(solutions) > estimated or not estimated:
+            parts.append(_counted(len(solutions) - estimated, "analytic solution"))
         parts += [_counted(estimated, "solution") + " with Monte-Carlo kernels"] if estimated else []
     parts += [f"{_counted(jobs, 'job')} for tiles of kernels"] if jobs else []
     console.print(f"in all: {', '.join([*parts, size(disk)])} under {study.root}")
