@@ -1,12 +1,17 @@
 """The JAX engine: the steps between two records of many members in one compiled program.
 
-On a CPU members are mapped one after the other (``lax.map``), so that a member's working set stays in cache; on a GPU
-many advance together (``vmap``). The loop over the steps has a dynamic length: it compiles once, whatever the recorded
-times are, and gives the same bits wherever it is interrupted.
+On a CPU the members of a call are mapped one after the other (``lax.map``), so that a member's working set stays in
+cache; on a GPU many advance together (``vmap``). The loop over the steps has a dynamic length: it compiles once,
+whatever the recorded times are, and gives the same bits wherever it is interrupted. Nothing goes to the device or back
+within a call but the rows of its steps.
+
+On a GPU products are exact in float32 unless the environment variable JAX_DEFAULT_MATMUL_PRECISION says otherwise
+(``tensorfloat32``: faster, with errors of 1e-3).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,8 +21,10 @@ import numpy as np
 import optax
 from jax import lax
 
-from ..networks import initial_parameters
+from ..errors import StudyError
+from ..networks import Network, build_network, initial_parameters
 from ..settings import Training
+from ..study.training_memory import device_memory
 from .engine import Choice, Record
 from .jax_optimizers import adam
 from .problem import Problem
@@ -27,6 +34,18 @@ EVALUATION_BATCH = 256
 
 #: Variants: members one after the other within a call, or all of them in every operation.
 MAP, VMAP = "map", "vmap"
+
+#: Ending of variants that convolve by ``lax.conv`` instead of a matrix product.
+DIRECT = "-conv"
+
+#: Members of a call that are mapped: so many that what a call costs in itself does not matter.
+MAPPED = 16
+
+#: Members that advance together, on a CPU, and on a GPU at first: fewer are tried, and taken if they do not fit.
+CPU_STACK, GPU_STACK = 8, 512
+
+#: Part of a GPU's memory that members may be expected to need.
+GPU_SHARE = 0.8
 
 
 class JaxEngine:
@@ -39,12 +58,43 @@ class JaxEngine:
         return "cpu" if device.platform == "cpu" else device.device_kind
 
     def candidates(self, problem: Problem, members: int) -> list[Choice]:
+        convolves = problem.settings.network.name != "mlp"
         if jax.default_backend() == "cpu":
-            return [Choice(self.name, MAP, 1, 1000)]
-        return [Choice(self.name, VMAP, members, 1000)]
+            sizes = [(VMAP, min(members, CPU_STACK))]
+            sizes = [(MAP, 1), *sizes] if convolves else [(MAP, _even_groups(members, MAPPED)), (MAP, 1), *sizes]
+        else:
+            sizes = [(VMAP, number) for number in _stacks(problem, members)]
+        endings = ("", DIRECT) if convolves else ("",)
+        choices = [Choice(self.name, over + ending, number, 1000) for over, number in sizes for ending in endings]
+        return list(dict.fromkeys(choices))
 
     def trainer(self, problem: Problem, choice: Choice) -> JaxTrainer:
+        if choice.variant.removesuffix(DIRECT) not in (MAP, VMAP):
+            raise StudyError(
+                f"engine {self.name}: has no variant {choice.variant}.",
+                remedy=f"Use one of {MAP}, {VMAP}, {MAP}{DIRECT}, {VMAP}{DIRECT}.",
+            )
         return JaxTrainer(problem, choice)
+
+
+def _even_groups(members: int, most: int) -> int:
+    """Size of as few groups of at most ``most`` as there can be, with as little padding."""
+    return -(-members // -(-members // most))
+
+
+def _stacks(problem: Problem, members: int) -> list[int]:
+    """Members to advance together on a GPU: as many as fit in its memory, and eighths of them."""
+    limit = GPU_SHARE * (jax.devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
+    found = []
+    number = min(members, GPU_STACK)
+    while number:
+        shape = problem.orbit_input.shape[2:]
+        choice = Choice(JaxEngine.name, VMAP, number, 1)
+        need = device_memory(problem.settings, choice, shape, problem.outputs, len(problem.row_input))
+        if number == 1 or need <= limit:
+            found.append(number)
+        number //= 8
+    return found
 
 
 class _State(NamedTuple):
@@ -60,18 +110,22 @@ class JaxTrainer:
 
     def __init__(self, problem: Problem, choice: Choice) -> None:
         self.problem, self.choice = problem, choice
-        self.shapes = problem.network.shapes
+        self.network = problem.network
+        if choice.variant.endswith(DIRECT):
+            shape = problem.orbit_input.shape[2:]
+            self.network = build_network(problem.settings.network, shape, problem.outputs, "direct")
+        self.shapes = self.network.shapes
         self._tables = _tables(problem)
         self._optimizer = _optimizer(problem.settings.training, problem.learning_rate)
-        advance, record = _programs(problem, self._optimizer)
-        together = _over_members(choice.variant)
+        advance, record = _programs(problem, self.network, self._optimizer)
+        together = _over_members(choice.variant.removesuffix(DIRECT))
         self._advance = jax.jit(together(advance, (None, 0, 0, None)), donate_argnums=1)
         self._record = jax.jit(together(record, (None, 0)))
 
     def start(self, members: Sequence[int]) -> _State:
         seed, precision = self.problem.settings.ensemble.seed, self.problem.settings.execution.precision
-        initial = [initial_parameters(self.problem.network, seed, member) for member in members]
-        parameters = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), precision), *initial)
+        initial = [initial_parameters(self.network, seed, member) for member in members]
+        parameters = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves).astype(precision)), *initial)
         return _State(tuple(members), parameters, jax.vmap(self._optimizer.init)(parameters))
 
     def advance(self, state: _State, first: int, count: int) -> _State:
@@ -157,16 +211,23 @@ def _row_losses(training: Training) -> Callable[[jax.Array, jax.Array], jax.Arra
     return lambda output, target: -jnp.sum(target * jax.nn.log_softmax(output), axis=-1)
 
 
-def _programs(problem: Problem, optimizer: optax.GradientTransformation) -> tuple[Callable[..., Any], ...]:
+def _programs(
+    problem: Problem, network: Network, optimizer: optax.GradientTransformation
+) -> tuple[Callable[..., Any], ...]:
     """Of one member: (tables, (parameters, optimiser's state), schedule, count) → the carry advanced, and
     (tables, parameters) → (predictions (row, output), loss)."""
     precision, row_losses = problem.settings.execution.precision, _row_losses(problem.settings.training)
-    apply = problem.network.apply
+    exact = None if jax.default_backend() == "cpu" else jax.config.jax_default_matmul_precision or "highest"
+
+    def apply(parameters: Any, rows: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision(exact):
+            return network.apply(parameters, rows)
 
     def in_batches(parameters: Any, rows: jax.Array) -> jax.Array:
-        if len(rows) <= EVALUATION_BATCH or rows.ndim <= 2:
-            return apply(parameters, rows)
-        return lax.map(lambda row: apply(parameters, row[None])[0], rows, batch_size=EVALUATION_BATCH)
+        number, rest = divmod(len(rows), EVALUATION_BATCH)
+        batches = rows[: len(rows) - rest].reshape(number, EVALUATION_BATCH, *rows.shape[1:])
+        outputs = lax.map(lambda batch: apply(parameters, batch), batches).reshape(len(rows) - rest, problem.outputs)
+        return jnp.concatenate([outputs, apply(parameters, rows[len(rows) - rest :])]) if rest else outputs
 
     def batch_loss(parameters: Any, tables: _Tables, indices: jax.Array | None) -> jax.Array:
         if indices is None:
