@@ -217,9 +217,22 @@ def test_short_training_is_not_measured(network, engine, variant):
     section = {"name": network, "width": 8}
     problem = problem_of(network=section)
     found = choose(problem, WORTHWHILE * 0.99)
-    assert (found.choice.engine, found.choice.variant, found.choice.members_at_once) == (engine, variant, 1)
+    assert (found.choice.engine, found.choice.variant) == (engine, variant)
     assert "less than a measurement is worth" in found.reason
     assert found.candidates == []
+
+
+def test_engines_that_are_not_needed_are_not_imported():
+    clock = Clock()
+    wanted = Stub("jax", clock, {"map": (1, 1e-3)})
+
+    def engines():
+        yield Stub("other", clock, {})
+        yield wanted
+        raise AssertionError("the default is known by now")
+
+    assert choose(problem_of(), 1.0, engines=engines()).choice.engine == "jax"
+    assert not wanted.calls
 
 
 def test_work_grows_with_members_and_steps_and_falls_with_threads():

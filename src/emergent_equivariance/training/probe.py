@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 
@@ -74,7 +74,7 @@ def choose(
     problem: Problem,
     seconds: float,
     *,
-    engines: Sequence[Engine] | None = None,
+    engines: Iterable[Engine] | None = None,
     say: Callable[[str], None] = lambda text: None,
     clock: Clock = time.perf_counter,
 ) -> Decision:
@@ -90,50 +90,65 @@ def choose(
     Raises StudyError if no engine can train the network, or nothing fits in memory.
     """
     settings = problem.settings
-    options = _options(problem, engines if engines is not None else _engines(settings))
-    if not options:
+    allowed = _engines(settings) if engines is None else engines
+    found = _default(problem, seconds, allowed) if seconds < WORTHWHILE else _fastest(problem, allowed, say, clock)
+    if found is None:
         raise StudyError(
             f"execution.engine: {settings.execution.engine} cannot train network {settings.network.name}.",
             remedy="Use auto.",
         )
     given = [name for name in ("engine", "members_at_once") if getattr(settings.execution, name) != "auto"]
     kept = f"; execution.{' and '.join(given)} as given" if given else ""
-    if seconds < WORTHWHILE:
-        engine, choice = options[0]
-        choice = replace(choice, steps_per_call=_steps_per_call(problem, choice, _estimate(problem)))
-        reason = f"the default: training takes about {seconds:.2g} s, less than a measurement is worth"
-        return Decision(choice, reason + kept, engine.device(), [])
+    return replace(found, reason=found.reason + kept)
+
+
+def _default(problem: Problem, seconds: float, engines: Iterable[Engine]) -> Decision | None:
+    """The most promising way of the first engine that has any; other engines are not imported."""
+    option = next(((engine, choice) for engine in engines for choice in _choices(problem, engine)), None)
+    if option is None:
+        return None
+    engine, choice = option
+    choice = replace(choice, steps_per_call=_steps_per_call(problem, choice, _estimate(problem)))
+    reason = f"the default: training takes about {seconds:.2g} s, less than a measurement is worth"
+    return Decision(choice, reason, engine.device(), [])
+
+
+def _fastest(problem: Problem, engines: Iterable[Engine], say: Callable[[str], None], clock: Clock) -> Decision | None:
+    """The fastest way of all, the most promising of every engine measured first. Raises StudyError if none fits."""
+    lists = [[(engine, choice) for choice in _choices(problem, engine)] for engine in engines]
+    options = [option for option in chain.from_iterable(zip_longest(*lists)) if option is not None]
+    if not options:
+        return None
     measured = _measure_all(problem, options, say, clock)
     timed = [(found.seconds, place) for place, found in enumerate(measured) if found.seconds is not None]
     if not timed:
         raise StudyError(
-            f"network {settings.network.name}: no way to train it fits in memory ({measured[0].note}).",
+            f"network {problem.settings.network.name}: no way to train it fits in memory ({measured[0].note}).",
             remedy="Lower execution.members_at_once, training.batch_size or the width.",
         )
     best, place = min(timed)
     choice = replace(options[place][1], steps_per_call=_steps_per_call(problem, options[place][1], best))
     reason = f"the fastest of {len(timed)} measured" if len(timed) > 1 else "the only one measured"
-    return Decision(choice, reason + kept, measured[place].device, measured)
+    return Decision(choice, reason, measured[place].device, measured)
 
 
-def _engines(settings: Settings) -> list[Engine]:
-    """Engines that the settings allow, the default first."""
+def _engines(settings: Settings) -> Iterator[Engine]:
+    """Engines that the settings allow, the default first, each imported when it is asked for."""
     if settings.execution.engine != "auto":
-        return [get_engine(settings.execution.engine)]
+        yield get_engine(settings.execution.engine)
+        return
     default = DEFAULT_ENGINES.get(settings.network.name, "torch")
-    return [get_engine(name) for name in sorted(ENGINES, key=lambda name: name != default)]
+    for name in sorted(ENGINES, key=lambda name: name != default):
+        yield get_engine(name)
 
 
-def _options(problem: Problem, engines: Sequence[Engine]) -> list[tuple[Engine, Choice]]:
-    """What can be chosen, the most promising of every engine first."""
+def _choices(problem: Problem, engine: Engine) -> list[Choice]:
+    """What an engine offers, with as many members at once as are given."""
     members, given = members_per_shard(problem.settings), problem.settings.execution.members_at_once
-    lists = []
-    for engine in engines:
-        choices = engine.candidates(problem, members)
-        if given != "auto":
-            choices = [replace(choice, members_at_once=min(given, members)) for choice in choices]
-        lists.append([(engine, choice) for choice in dict.fromkeys(choices)])
-    return [option for option in chain.from_iterable(zip_longest(*lists)) if option is not None]
+    choices = engine.candidates(problem, members)
+    if given != "auto":
+        choices = [replace(choice, members_at_once=min(given, members)) for choice in choices]
+    return list(dict.fromkeys(choices))
 
 
 def _measure_all(
