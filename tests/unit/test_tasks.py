@@ -582,10 +582,12 @@ def test_subset_rows(subset):
         assert (np.abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / 200)).all()
 
 
-def test_random_elements_are_separate_for_each_member():
+def test_random_elements_are_separate_for_each_member_and_block():
     augmentation = Augmentation(kind="random", seed=2)
-    first, again, other = (random_elements(augmentation, member, 4000, 4) for member in (0, 0, 1))
-    assert (first == again).all() and (first[:2000] != other[:2000]).any()
-    assert (first[:7] == random_elements(augmentation, 0, 7, 4)).all()
+    first, again, other, later = (
+        random_elements(augmentation, *which, 4000, 4) for which in ((0, 0), (0, 0), (1, 0), (0, 1))
+    )
+    assert (first == again).all() and (first[:2000] != other[:2000]).any() and (first[:2000] != later[:2000]).any()
+    assert (first[:7] == random_elements(augmentation, 0, 0, 7, 4)).all()
     counts = np.bincount(first, minlength=4)
     assert (np.abs(counts - 1000) < 4 * np.sqrt(4000 * 3 / 16)).all()
