@@ -33,8 +33,8 @@ EVALUATION_BATCH = 256
 #: Variants: members one after the other, each through all steps of a call, or all of them in every operation.
 LOOP, VMAP = "loop", "vmap"
 
-#: Members that a stack holds on a CPU: more of them do not stay in cache.
-CPU_STACK = 8
+#: Members of the stacks that are tried, on a CPU (the smaller the network, the more pay) and on a GPU.
+CPU_STACKS, GPU_STACKS = (32, 8), (512, 64)
 
 #: Purpose of the Philox stream that torch's generator is seeded from before every step of a module from a factory.
 STREAM_STEP = 4
@@ -52,9 +52,10 @@ class TorchEngine:
         loop = Choice(self.name, LOOP, 1, 1000)
         if _from_factory(problem):
             return [loop]
-        if torch.cuda.is_available():
-            return [Choice(self.name, VMAP, members, 1000), loop]
-        return [loop, Choice(self.name, VMAP, min(members, CPU_STACK), 1000)]
+        gpu = torch.cuda.is_available()
+        sizes = dict.fromkeys(min(members, size) for size in (GPU_STACKS if gpu else CPU_STACKS))
+        stacks = [Choice(self.name, VMAP, size, 1000) for size in sizes]
+        return [*stacks, loop] if gpu else [loop, *stacks]
 
     def trainer(self, problem: Problem, choice: Choice) -> TorchTrainer:
         return TorchTrainer(problem, choice)
