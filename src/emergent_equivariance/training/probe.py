@@ -76,7 +76,7 @@ def choose(
     *,
     engines: Iterable[Engine] | None = None,
     say: Callable[[str], None] = lambda text: None,
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = None,
 ) -> Decision:
     """Decide how to train an arm; execution.engine and members_at_once are kept where they are given.
 
@@ -85,7 +85,8 @@ def choose(
       seconds: estimated time of all training that the decision is for (see work).
       engines: those to choose from, the default first; by default those that the settings allow.
       say: told every measurement.
-      clock: seconds.
+      clock: seconds; by default processor time where one CPU thread computes, so that other jobs do not disturb the
+        measurement, and the time of day elsewhere.
 
     Raises StudyError if no engine can train the network, or nothing fits in memory.
     """
@@ -113,7 +114,9 @@ def _default(problem: Problem, seconds: float, engines: Iterable[Engine]) -> Dec
     return Decision(choice, reason, engine.device(), [])
 
 
-def _fastest(problem: Problem, engines: Iterable[Engine], say: Callable[[str], None], clock: Clock) -> Decision | None:
+def _fastest(
+    problem: Problem, engines: Iterable[Engine], say: Callable[[str], None], clock: Clock | None
+) -> Decision | None:
     """The fastest way of all, the most promising of every engine measured first. Raises StudyError if none fits."""
     lists = [[(engine, choice) for choice in _choices(problem, engine)] for engine in engines]
     options = [option for option in chain.from_iterable(zip_longest(*lists)) if option is not None]
@@ -152,20 +155,26 @@ def _choices(problem: Problem, engine: Engine) -> list[Choice]:
 
 
 def _measure_all(
-    problem: Problem, options: Sequence[tuple[Engine, Choice]], say: Callable[[str], None], clock: Clock
+    problem: Problem, options: Sequence[tuple[Engine, Choice]], say: Callable[[str], None], clock: Clock | None
 ) -> list[Candidate]:
-    start, best, measured = clock(), math.inf, []
+    wall = clock or time.perf_counter
+    start, best, measured = wall(), math.inf, []
     for engine, choice in options:
         found = Candidate(choice.engine, choice.variant, choice.members_at_once, engine.device())
-        if best < math.inf and clock() - start > BUDGET:
+        if best < math.inf and wall() - start > BUDGET:
             found = replace(found, note=f"not measured: {BUDGET:g} s were over")
         else:
-            found = _measure(problem, engine, choice, found, best, clock)
+            found = _measure(problem, engine, choice, found, best, clock or _clock(problem, found.device))
             best = min(best, found.seconds or math.inf)
         measured.append(found)
         said = found.note if found.seconds is None else f"{found.seconds:.3g} s per member and step"
         say(f"{choice}: {said}")
     return measured
+
+
+def _clock(problem: Problem, device: str) -> Clock:
+    one_thread = device == "cpu" and problem.settings.execution.threads == 1
+    return time.process_time if one_thread else time.perf_counter
 
 
 def _measure(
