@@ -127,6 +127,15 @@ def test_a_step_within_a_stack_is_that_of_every_member() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
+def test_threads_and_arithmetic_of_torch_are_those_of_the_settings() -> None:
+    before = torch.get_num_threads()
+    problem = problem_of("mlp-none-gd", execution={"threads": before + 1})
+    get_engine("torch").trainer(problem, Choice("torch", "loop", 1, 10))
+    assert torch.get_num_threads() == problem.settings.execution.threads != before
+    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.allow_tf32
+    torch.set_num_threads(before)
+
+
 # ------------------------------------------------------------------------------------ modules from factories
 
 PLAIN = {"name": "torch", "factory": "tests.networks_for_tests:mlp"}
@@ -238,7 +247,7 @@ def test_modules_from_factories_are_not_stacked() -> None:
 def test_a_minibatch_of_one_row_is_refused_for_batch_norm() -> None:
     problem = problem_of("mlp-random-adam", network=NORMALISED)
     problem = replace(problem, units=11)
-    with pytest.raises(StudyError, match=r"training.batch_size: with 11 rows .* single row, of which BatchNorm1d"):
+    with pytest.raises(StudyError, match=r"training.batch_size: with 11 rows .* single row, .*: Expected more than 1"):
         get_engine("torch").trainer(problem, Choice("torch", "loop", 1, 10))
 
 

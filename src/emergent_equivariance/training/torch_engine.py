@@ -3,6 +3,9 @@
 Networks of the study are those of ``networks.modules``, on the same parameters as the JAX networks. Gradients are
 taken of the outputs with the derivative of the loss as cotangent, updates are made in place: a step has no more
 operations than forward pass, backward pass and update, and on a GPU nothing waits for the device within ``advance``.
+
+On a GPU products and convolutions are exact in float32 unless the environment variable
+TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 says otherwise (TF32: faster, with errors of 1e-3).
 """
 
 from __future__ import annotations
@@ -110,15 +113,17 @@ class TorchTrainer:
             )
         torch.set_num_threads(problem.settings.execution.threads)
         torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32  # convolutions would have TF32 anyway
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._dtype = getattr(torch, problem.settings.execution.precision)
         self._template = self._architecture()
-        _check_batches(problem, self._template)
         self.shapes = tuple(tuple(parameter.shape) for parameter in self._template.parameters())
         self._optimizer = build_optimizer(problem.settings.training, problem.learning_rate)
         self._row_input, self._row_target = self._table(problem.row_input), self._table(problem.row_target)
         self._train_input, self._train_target = self._table(problem.train_input), self._table(problem.train_target)
         self._orbit_input = self._table(problem.orbit_input.reshape(-1, *problem.orbit_input.shape[2:]))
+        if self._seeded:
+            _check_batches(problem, self._template, self._row_input[:1])
         self._cross_entropy = problem.settings.training.loss == "cross_entropy"
 
     # ------------------------------------------------------------------------------------------ members
@@ -260,15 +265,23 @@ def _from_factory(problem: Problem) -> bool:
     return isinstance(problem.settings.network, TorchNetwork)
 
 
-def _check_batches(problem: Problem, module: nn.Module) -> None:
-    """Raise StudyError where a minibatch is too small for statistics over it."""
-    single = problem.batch == 1 or problem.units % problem.batch == 1
-    if single and any(isinstance(part, nn.BatchNorm1d) for part in module.modules()):
+def _check_batches(problem: Problem, module: nn.Module, row: Tensor) -> None:
+    """Raise StudyError where a minibatch is too small for statistics over it.
+
+    Args:
+      module: of a factory; its buffers may change.
+      row: (1, …) an input.
+    """
+    if problem.units % problem.batch != 1 % problem.batch:
+        return
+    try:
+        module(row)
+    except ValueError as error:
         raise StudyError(
             f"training.batch_size: with {problem.units} rows an epoch has a minibatch of {problem.batch} of a single "
-            "row, of which BatchNorm1d has no variance.",
+            f"row, with which the module cannot be trained: {error}.",
             remedy="Use another training.batch_size.",
-        )
+        ) from error
 
 
 def _taken(table: Tensor, rows: Tensor) -> Tensor:
