@@ -95,12 +95,22 @@ CHOICES = {
     "torch-loop": Choice("torch", "loop", 1, 4),
     "torch-vmap": Choice("torch", "vmap", 2, 4),
 }
+CNN = {
+    "task": {"name": "digits", "train": 8, "test": 4, "ood": "none"},
+    "network": {"name": "cnn", "width": 4},
+    "training": {"optimizer": "adam", "learning_rate": 0.01, "epochs": 2, "batch_size": 3, "store_weights": [1]},
+    "augmentation": "random",
+}
 #: The other pairs of case and choice are slow tests.
-QUICK = {("gd", "jax-map"), ("sgd", "jax-vmap"), ("adam", "jax-map"), ("sgd", "torch-loop"), ("adam", "torch-vmap")}
+QUICK = {("gd", "jax-map"), ("adam", "jax-vmap"), ("sgd", "torch-loop"), ("adam", "torch-vmap")}
 PAIRS = [
     pytest.param(case, CHOICES[name], id=f"{case}-{name}", marks=() if (case, name) in QUICK else pytest.mark.slow)
     for case in CASES
     for name in CHOICES
+]
+SOME = [
+    pytest.param(choice, id=name, marks=() if name in ("jax-map", "torch-vmap") else pytest.mark.slow)
+    for name, choice in CHOICES.items()
 ]
 
 
@@ -120,7 +130,16 @@ def test_training_stopped_at_any_pause_goes_on_bit_by_bit(tmp_path, case, choice
         assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", [Choice("numba", "loop", 1, 1), *CHOICES.values()], ids=str)
+def test_training_of_a_cnn_stopped_in_the_middle_goes_on_bit_by_bit(tmp_path, choice):
+    shard = Shard(tmp_path, problem_of(**CNN), choice)
+    undisturbed = bits(shard.train()[0])
+    shard.stop(2)
+    assert bits(Shard(tmp_path, shard.problem, choice).train()[0]) == undisturbed
+
+
+@pytest.mark.parametrize("choice", SOME)
 def test_training_stopped_at_every_pause_by_processes_of_their_own_goes_on_bit_by_bit(tmp_path, choice):
     problem = problem_of(**CASES["adam"])
     pauses_each = 2 if choice.members_at_once == 1 else 1
@@ -159,7 +178,7 @@ def test_float64_is_kept(tmp_path):
     assert done.stdout.strip() == "equal", done.stderr
 
 
-@pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
+@pytest.mark.parametrize("choice", SOME)
 def test_diverged_members_are_frozen_and_the_others_go_on_even_after_a_stop(tmp_path, choice):
     """At this learning rate the members 0, 1 and 8 of ten diverge."""
     training = {**CONTENT["training"], "learning_rate": 20.0, "steps": 60, "record": [0, 10, 30, 60]}

@@ -35,9 +35,9 @@ STUDY = {
     "tracking": {"wandb": "disabled"},
     "execution": {"shard_size": 6, "checkpoint_period": 0.05},
 }
-DESCENT = {"training": {"learning_rate": 0.2, "steps": 15000, "record": [0, 5000, 15000]}, "augmentation": "full"}
+DESCENT = {"training": {"learning_rate": 0.2, "steps": 30000, "record": [0, 10000, 30000]}, "augmentation": "full"}
 EPOCHS = {
-    "training": {"optimizer": "adam", "learning_rate": 0.001, "epochs": 600, "batch_size": 8, "record": [0, 600]},
+    "training": {"optimizer": "adam", "learning_rate": 0.001, "epochs": 1200, "batch_size": 8, "record": [0, 1200]},
     "augmentation": "random",
 }
 #: Sections of a study, and how its members are trained: seconds per shard, with many pauses.
@@ -132,6 +132,7 @@ def disturb(study, shard, number, rng, counts, *, seconds=None):
     instant or while a file is being written.
     """
     checkpoint, before = study.checkpoint(shard), stamp(study.checkpoint(shard))
+    assert not study.path(shard).exists()
     process = study.train(shard)
     kind = rng.choice(["any", "writing", "training"], p=[0.2, 0.2, 0.6]) if seconds else "training"
     if kind == "any":
@@ -200,15 +201,18 @@ def test_shards_killed_at_random_instants_have_the_bits_of_undisturbed_ones(tmp_
     expected, seconds = undisturbed(study)
     (shard,) = study.shards
     while counts["signals"] < 26:
-        for _ in range(8):
-            code, _ = disturb(study, shard, signal.SIGKILL, rng, counts, seconds=seconds)
-            assert code in (0, -signal.SIGKILL)
-        counts["resumed"] += RESUMED in study.finish(shard)
-        resumed += compare(study, expected)
-        study.remove_shards()
+        code, _ = disturb(study, shard, signal.SIGKILL, rng, counts, seconds=seconds)
+        assert code in (0, -signal.SIGKILL)
+        if study.path(shard).exists():
+            if code:  # a checkpoint may be left
+                study.finish(shard)
+            resumed += compare(study, expected)
+            study.remove_shards()
+    study.finish(shard)
+    resumed += compare(study, expected)
     report(f"SIGKILL, {case}", counts, resumed)
     assert counts["in training"] >= counts["signals"] / 2
-    assert resumed >= counts["signals"] / 3
+    assert resumed >= counts["signals"] / 4
 
 
 @pytest.mark.slow
@@ -225,6 +229,9 @@ def test_a_signal_at_any_instant_ends_training_with_its_exit_code_and_loses_noth
             assert last.startswith(f"{number.name}: stopped a")
             assert last.startswith(f"{number.name}: stopped at once") or study.checkpoint(shard).exists()
         assert not half_written(study)
+        if code == 0:
+            compare(study, expected)
+            study.remove_shards()
     study.finish(shard)
     report(number.name, counts, compare(study, expected))
 

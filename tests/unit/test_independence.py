@@ -31,7 +31,7 @@ SECTIONS = {
 }
 ENGINES = [("jax", "map"), ("jax", "vmap"), ("torch", "loop"), ("torch", "vmap")]
 
-few = settings(deadline=None, max_examples=12, derandomize=True, database=None)
+few = settings(deadline=None, max_examples=8, derandomize=True, database=None)
 cuts = st.sets(st.integers(1, MEMBERS - 1)).map(lambda inner: list(pairwise([0, *sorted(inner), MEMBERS])))
 engines = st.sampled_from(ENGINES)
 
@@ -62,7 +62,7 @@ def in_shards(case, choice, ranges):
 
 
 @few
-@given(ranges=cuts, engine=engines, together=st.integers(1, 3))
+@given(ranges=cuts, engine=engines, together=st.sampled_from([2, 4]))
 def test_initial_weights_are_bitwise_the_same(ranges, engine, together):
     _, _, *weights = in_shards("gd", Choice(*engine, together if engine[1] == "vmap" else 1, 8), ranges)
     for drawn, array in zip(weights, one_by_one("gd").weights, strict=True):
@@ -74,7 +74,7 @@ def test_initial_weights_are_bitwise_the_same(ranges, engine, together):
     case=st.sampled_from(["gd", "gd-random"]),
     ranges=cuts,
     engine=engines,
-    together=st.integers(1, 3),
+    together=st.sampled_from([2, 4]),
 )
 def test_trained_predictions_of_gradient_descent_agree(case, ranges, engine, together):
     prediction, loss, *_ = in_shards(case, Choice(*engine, together if engine[1] == "vmap" else 1, 8), ranges)
