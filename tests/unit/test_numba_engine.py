@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import erf
 from test_engines import MEMBERS, TOLERANCE, assert_close, problem_of, train
 
 from emergent_equivariance.errors import StudyError, UserError
@@ -20,7 +21,7 @@ from emergent_equivariance.training.conv_program import run
 
 CONVOLUTIONAL = [
     *((case, "float64") for case in ("cnn-full-gd", "cnn-subset-sgd", "gcnn-none-adam")),
-    *((case, "float32") for case in ("cnn-full-gd", "gcnn-random-gd")),
+    *((case, "float32") for case in ("cnn-full-gd",)),
 ]
 
 
@@ -55,7 +56,7 @@ NETWORKS: dict[str, tuple[ConvolutionalNetwork, tuple[int, int, int], bool]] = {
     "valid-to-a-pixel": (cnn(padding="VALID", kernel_size=3, conv_layers=2, head="flatten"), (5, 5, 1), False),
     "pixelwise": (cnn(kernel_size=1, conv_layers=1, b_std=0), (3, 4, 2), False),
     "wide-filter": (cnn(kernel_size=5, width=64), (11, 10, 1), False),
-    "widest-filter": (cnn(kernel_size=7, padding="CIRCULAR"), (7, 8, 1), True),
+    "widest-filter": (cnn(kernel_size=7, padding="CIRCULAR", conv_layers=1), (7, 8, 1), True),
     "c4": (gcnn(group="c4", width=8, conv_layers=3), (8, 8, 1), False),
     "d4": (gcnn(group="d4", dense_layers=1, readout_b_std=0.1, activation="erf"), (5, 5, 2), True),
     "d2-circular": (gcnn(group="d2", padding="CIRCULAR", b_std=0), (6, 4, 1), False),
@@ -90,6 +91,21 @@ def test_outputs_and_gradients_are_those_of_jax(name: str) -> None:
     for ours, expected in zip(plan.unpack(network.shapes), gradients, strict=True):
         assert ours.shape == expected.shape
         assert_close(ours, np.asarray(expected), 1e-10)
+
+
+def test_erf_in_single_precision() -> None:
+    """Of a network without weights but the bias: f = erf(b), with its gradient."""
+    b = np.linspace(-6, 6, 600, dtype=np.float32)
+    section = cnn(conv_layers=1, kernel_size=1, width=len(b), activation="erf", b_std=1.0, head="flatten")
+    plan, n = ConvPlan(section, (1, 1, 1), len(b), False, "float32"), len(b)
+    plan.pack([np.zeros((1, 1, 1, n), np.float32), b, n**0.5 * np.eye(n, dtype=np.float32)])
+    x, y, result = np.zeros((1, 1, 1, 1), np.float32), np.zeros((1, n), np.float32), np.zeros((1, n), np.float32)
+    arrays = (plan.work, plan.packed, plan.gradient, result, plan.layers, plan.dense, np.zeros(1, np.int32), x, y)
+    for learn in (False, True):
+        run(*arrays, plan.matrices, plan.program, learn)
+    np.testing.assert_allclose(result[0], erf(b.astype(float)), rtol=3e-7, atol=0)
+    _, change, _ = plan.unpack([(1, 1, 1, n), (n,), (n, n)])
+    np.testing.assert_allclose(n * change / result[0], 2 / np.pi**0.5 * np.exp(-(b.astype(float) ** 2)), atol=5e-7)
 
 
 @pytest.mark.parametrize(("case", "precision"), CONVOLUTIONAL, ids=map("-".join, CONVOLUTIONAL))

@@ -28,6 +28,10 @@ from .vector_blocks import OPTIONS, inner, product, separate, transform
 __all__ = ["DENSE", "LAYER", "Program", "run"]
 
 
+#: 2/√π exp(−8).
+EXP_SCALE = 2.0 / math.sqrt(math.pi) * math.exp(-8.0)
+
+
 def _record(*names: str) -> np.dtype:
     return np.dtype([(name, np.int64) for name in names])
 
@@ -85,9 +89,33 @@ class Program(NamedTuple):
 
 
 @inner
+def _single_erf(z):
+    """erf(z), the quotient of polynomials of Eigen, and 2/√π exp(−z²), both to 1e-7, without calls and branches."""
+    z = min(max(z, -4.0), 4.0)
+    t = z * z
+    p = -2.72614225801306e-10 * t + 2.77068142495902e-08
+    p = ((p * t - 2.10102402082508e-06) * t - 5.69250639462346e-05) * t - 7.34990630326855e-04
+    p = (p * t - 2.95459980854025e-03) * t - 1.60960333262415e-02
+    q = (-1.45660718464996e-05 * t - 2.13374055278905e-04) * t - 1.68282697438203e-03
+    q = (q * t - 7.37332916720468e-03) * t - 1.42647390514189e-02
+    d = 0.5 - t * (1 / 16)  # exp(−z²) = (e^(−1/2) exp(d))¹⁶
+    e = 1.0 + d * (1 / 7) * (1.0 + d * (1 / 8) * (1.0 + d * (1 / 9)))
+    e = 1.0 + d * (1 / 4) * (1.0 + d * (1 / 5) * (1.0 + d * (1 / 6) * e))
+    e = 1.0 + d * (1.0 + d * (1 / 2) * (1.0 + d * (1 / 3) * e))
+    e = e * e
+    e = e * e
+    e = e * e
+    e = e * e
+    return z * p / q, EXP_SCALE * e
+
+
+@inner
 def _activate(values, result, slopes, bias, erf):
     """z → σ(z + bias) and σ′."""
-    if erf:
+    if erf and values.itemsize == 4:
+        for c in range(len(values)):
+            result[c], slopes[c] = _single_erf(np.float64(values[c] + bias[c]))
+    elif erf:
         for c in range(len(values)):
             z = values[c] + bias[c]
             result[c] = math.erf(z)
