@@ -5,8 +5,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import xarray as xr
 
+from emergent_equivariance import report
 from emergent_equivariance.errors import StudyError
+from emergent_equivariance.figures import ArmStores
+from emergent_equivariance.figures.words import number
 from emergent_equivariance.monte_carlo import estimate, jackknife
 from emergent_equivariance.study import parse_study
 from emergent_equivariance.tasks import build_task
@@ -158,3 +162,21 @@ def test_torch_networks_have_a_mean_only_on_request():
     assert arm_of(network=TORCH, training=number, theory={"monte_carlo": 8}).settings.has_mean
     with pytest.raises(StudyError, match=r"critical_fraction needs the NTK.*theory\.monte_carlo"):
         arm_of(network=TORCH)
+
+
+def test_the_report_says_that_kernels_are_estimated(analytic):
+    study = parse_study(
+        {**CONTENT, "theory": {"monte_carlo": 16}, "sweep": {"theory.mean": [True, False]}}, Path("estimated.yaml")
+    )
+    found = solve(study.arms[0].settings, build_task(study.arms[0].settings))
+    metrics = xr.Dataset(coords={"arm": [arm.path for arm in study.arms]})
+    said, other = report._theory_words(study, metrics)
+    assert "not analytic" in said and "Monte-Carlo kernel of 16 networks" in said
+    assert "no analytic mean" in other
+    stores = {"estimated": ArmStores(xr.Dataset(), found, xr.Dataset())}
+    (listed,) = report._analytic(stores)
+    error = float(np.sqrt((found["mean_error"].isel(step=-1) ** 2).mean()))
+    assert f"root mean square: {number(error)}" in listed and "Analytic and estimated solutions" in listed
+    assert stores["estimated"].mean_label.startswith("Monte-Carlo mean")
+    (listed,) = report._analytic({"analytic": ArmStores(xr.Dataset(), analytic, xr.Dataset())})
+    assert "estimated" not in listed and "Monte-Carlo" not in listed
