@@ -12,7 +12,7 @@ from rich.table import Table
 from .groups import get_group
 from .settings import ConvergenceSettings, RegressionSettings, Settings
 from .study import Arm, Probe, Study, read_probe
-from .study.budget import needs, size
+from .study.budget import needs, size, training_job_bytes
 from .study.tiling import planned_tiling
 from .study.work import core_seconds, gradient_steps, training_flops
 
@@ -146,7 +146,7 @@ def _title(study: Study) -> str:
 
 def _members_table(study: Study) -> Table:
     """Members of every arm, how they are trained, and what that costs."""
-    columns = ["members", "shards", "to train", "engine", "work / GFLOP", "core-hours", "predictions"]
+    columns = ["members", "shards", "to train", "engine", "work / GFLOP", "core-hours", "memory", "predictions"]
     table = _table(_title(study), ["arm"], columns, [])
     for arm in study.arms:
         cost, probe = estimate(study, arm), read_probe(study.probe_path(arm), arm.probe_key)
@@ -155,6 +155,8 @@ def _members_table(study: Study) -> Table:
         cells.append("by probe" if probe is None else str(probe.choice))
         cells.append("?" if cost is None or cost.flops is None else f"{cost.flops / 1e9:.3g}")
         cells.append(_hours(arm, cost, probe))
+        memory = training_job_bytes(arm.settings, probe)
+        cells.append("?" if memory is None else ("≤ " if probe is None else "") + size(memory))
         cells.append("?" if cost is None else size(cost.shard_bytes))
         table.add_row(*cells)
     return table

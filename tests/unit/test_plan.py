@@ -1,6 +1,7 @@
 """What `emeq plan` prints, for every kind of study."""
 
 import io
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -8,8 +9,11 @@ import pytest
 from rich.console import Console
 
 from emergent_equivariance.plan import render
-from emergent_equivariance.study import Candidate, Choice, Probe, parse_study
-from emergent_equivariance.study.budget import size
+from emergent_equivariance.study import Candidate, Choice, Probe, parse_study, read_probe
+from emergent_equivariance.study.budget import CUDA, size, training_job_bytes, training_job_memory
+from emergent_equivariance.study.training_memory import training_memory
+from emergent_equivariance.tasks import build_task
+from emergent_equivariance.training import ENGINES, build_problem, get_engine
 
 TASK = {"name": "ising", "lattice": 4, "train": 20, "test": 12}
 
@@ -83,6 +87,49 @@ def test_engines_and_times_are_those_of_the_probe(tmp_path):
     written_probe(study, arm, seconds=None)
     cells = row(members(printed(ENSEMBLE, tmp_path)[1]), arm.path)
     assert float(cells[6]) < 1e-6, "estimated where nothing was measured"
+
+
+def test_memory_is_that_of_a_training_job(tmp_path):
+    content = {**ENSEMBLE, "network": {"name": "cnn"}, "sweep": {"augmentation": ["full"]}}
+    content["task"] = {"name": "digits", "train": 400, "test": 40}
+    study, text = printed(content, tmp_path)
+    arm = study.arms[0]
+    most = training_job_bytes(arm.settings, None)
+    assert row(members(text), arm.path)[7] == f"≤ {size(most)}"
+    written_probe(study, arm)
+    probe = read_probe(study.probe_path(arm), arm.probe_key)
+    shape, outputs = arm.settings.task.input_shape(), arm.settings.task.outputs()
+    expected = training_memory(arm.settings, probe.choice, shape, outputs, 1600)
+    assert row(members(printed(content, tmp_path)[1]), arm.path)[7] == size(expected)
+    assert 1e8 < expected < most
+    assert training_job_memory(arm.settings, probe) == max(1000, -int(-expected // 1e6))
+    written_probe(study, arm, device="H200")
+    on_gpu = read_probe(study.probe_path(arm), arm.probe_key)
+    assert CUDA < training_job_bytes(arm.settings, on_gpu) < expected + CUDA, "members are in the memory of the GPU"
+
+
+def test_memory_before_the_probe_is_enough_for_all_that_is_tried():
+    for network in ("mlp", "cnn", "gcnn"):
+        for execution in ({"shard_size": 50}, {"shard_size": 20, "members_at_once": 11}):
+            content = {**ENSEMBLE, "sweep": {"network.name": [network]}, "network": {"width": 16}}
+            content = {"study": "s", "task": TASK, **content, "execution": execution}
+            settings = parse_study(content, Path("study.yaml")).arms[0].settings
+            problem = build_problem(settings, build_task(settings), 0.1)
+            shape, rows = problem.orbit_input.shape[2:], len(problem.row_input)
+            most = training_job_bytes(settings, None)
+            for engine in map(get_engine, ENGINES):
+                for choice in engine.candidates(problem, execution["shard_size"]):
+                    together = execution.get("members_at_once", choice.members_at_once)
+                    choice = replace(choice, members_at_once=together)
+                    assert training_memory(settings, choice, shape, problem.outputs, rows) <= most, choice
+
+
+def test_what_the_settings_do_not_tell_is_given_the_budget():
+    task = {"name": "custom", "factory": "a.b:c", "train": 10, "test": 4}
+    content = {"study": "s", **ENSEMBLE, "task": task, "execution": {"memory": 3}}
+    settings = parse_study(content, Path("study.yaml")).arms[0].settings
+    assert training_job_bytes(settings, None) is None
+    assert training_job_memory(settings, None) == 3000
 
 
 def test_minibatches_count_as_steps(tmp_path):

@@ -41,7 +41,7 @@ class Workplace:
         return self.folder / "results" / self.content["study"]
 
     def _run(self, *command: str) -> subprocess.CompletedProcess:
-        environment = {**os.environ, "NPROC": "1", "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "NPROC": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment, timeout=600)
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:

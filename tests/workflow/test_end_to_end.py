@@ -1,5 +1,6 @@
 """The whole way from a study file to metrics, and what a second run makes again."""
 
+import dataclasses
 import json
 import shutil
 
@@ -8,7 +9,7 @@ import pytest
 import xarray as xr
 
 from emergent_equivariance import store
-from emergent_equivariance.study import load_study, read_yaml
+from emergent_equivariance.study import Choice, load_study, read_probe, read_yaml
 
 from .conftest import ROOT, TINY, Workplace
 
@@ -185,10 +186,10 @@ def test_a_shard_of_another_study_is_refused_by_name(workplace):
 
 
 def test_a_bad_study_is_refused_before_anything_runs(tmp_path):
-    workplace = Workplace(tmp_path, {**TINY, "group": "c5"})
+    workplace = Workplace(tmp_path, {**TINY, "group": "q8"})
     done = workplace.snakemake("-n")
     assert done.returncode != 0
-    assert "study.yaml: group = 'c5'" in done.stdout + done.stderr
+    assert "study.yaml: group: 'q8' is not a known group" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 
@@ -232,3 +233,68 @@ def test_the_learning_rate_file_is_what_training_used(finished):
         rates = json.loads(study.learning_rate_path(arm).read_text())
         assert rates["learning_rate"] == pytest.approx(0.5 * rates["critical_learning_rate"])
         assert store.read(study.shard_path(arm, 0, 3)).attrs["learning_rate"] == rates["learning_rate"]
+
+
+def choices(workplace):
+    return {p.name: p.read_text() for p in (workplace.root / "engine").iterdir()}
+
+
+def test_shards_say_how_they_were_trained(finished):
+    study = load_study(finished.file, finished.folder / "results")
+    assert len(choices(finished)) == 2, "one per arm: they differ in their number of rows"
+    for arm in study.arms:
+        probe = read_probe(study.probe_path(arm), arm.probe_key)
+        assert probe is not None and "less than a measurement is worth" in probe.reason
+        for first, last in study.shards(arm):
+            attributes = store.read(study.shard_path(arm, first, last)).attrs
+            assert attributes["probe_key"] == arm.probe_key
+            assert attributes["device"] == probe.device == "cpu"
+            for name in ("engine", "variant", "members_at_once"):
+                assert attributes[name] == getattr(probe.choice, name)
+
+
+def test_how_an_arm_is_trained_is_decided_once(workplace):
+    """What lies there is used, whatever it says; existing shards do not ask for it."""
+    study = load_study(workplace.file, workplace.folder / "results")
+    arm = study.arm("augmentation~full")
+    path, shard = study.probe_path(arm), study.shard_path(arm, 4, 7)
+    probe = read_probe(path, arm.probe_key)
+    assert probe is not None
+    before, content = shards(workplace), store.read(shard).load()
+    other = dataclasses.replace(probe, choice=Choice("torch", "vmap", 3, 4), device="a GPU that is not here")
+    path.write_text(other.to_json())
+    written = choices(workplace)
+    shard.unlink()
+    workplace.write(ensemble={"members": 12}, sweep={"augmentation": ["none", "full"]})
+    assert "probe_engine" not in workplace.planned()
+    done = workplace.snakemake(str(shard.relative_to(workplace.folder)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert choices(workplace) == written
+    trained = store.read(shard).load()
+    assert (trained.attrs["engine"], trained.attrs["members_at_once"], trained.attrs["device"]) == ("torch", 3, "cpu")
+    log = workplace.root / "logs" / "members" / arm.path / "members-000004-000007.log"
+    assert "warning: the engine was chosen for a GPU that is not here, and no GPU is here" in log.read_text()
+    np.testing.assert_allclose(trained["prediction"], content["prediction"], atol=1e-5)
+    after = shards(workplace)
+    assert {name for name in after if after[name] != before[name]} == {str(shard.relative_to(workplace.root))}
+    shutil.rmtree(workplace.root / "engine")
+    planned = workplace.planned()
+    assert "train_shard" not in planned and "probe_engine" not in planned
+
+
+def test_seeds_share_the_choice(workplace):
+    workplace.write(sweep={"augmentation": ["none", "full"], "ensemble.seed": [0, 1, 2]})
+    planned = workplace.planned()
+    assert planned["train_shard"] == 18 and "probe_engine" not in planned
+    shutil.rmtree(workplace.root / "engine")
+    assert workplace.planned()["probe_engine"] == 2
+
+
+def test_a_damaged_choice_is_refused_by_name(workplace):
+    study = load_study(workplace.file, workplace.folder / "results")
+    path = study.probe_path(study.arms[0])
+    path.write_text(path.read_text()[:100])
+    done = workplace.emeq("train", "study.yaml", "--arm", study.arms[0].path, "--first", "12", "--last", "12")
+    assert done.returncode == 1
+    assert str(path.relative_to(workplace.folder)) in done.stderr and "Delete it" in done.stderr
+    assert "Traceback" not in done.stderr

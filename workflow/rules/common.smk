@@ -13,8 +13,8 @@ from snakemake.logging import logger
 from emergent_equivariance.errors import UserError
 from emergent_equivariance.figures import FIGURES as PICTURES
 from emergent_equivariance.figures import figure_names, store_arms
-from emergent_equivariance.study import header, load_study, read_yaml
-from emergent_equivariance.study.budget import job_memory
+from emergent_equivariance.study import header, load_study, read_probe, read_yaml
+from emergent_equivariance.study.budget import job_memory, training_job_memory
 from emergent_equivariance.study.tiling import planned_tiling
 
 
@@ -100,6 +100,15 @@ def tiles_memory(key):
 def solution_memory(arm):
     """MB that a job solving, fitting or measuring needs."""
     return job_memory(arm.settings, "solution")
+
+
+def training_memory(arm):
+    """MB that a job training a shard needs, as far as it is known when the job starts."""
+    try:
+        probe = read_probe(STUDY.probe_path(arm), arm.probe_key)
+    except UserError:  # the job refuses it by name
+        probe = None
+    return training_job_memory(arm.settings, probe)
 
 
 def inputs_of(arm):

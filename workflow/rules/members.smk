@@ -9,6 +9,10 @@ rule probe_engine:
         f"{ROOT}/benchmarks/engine/{{key}}.tsv"
     priority: 20
     threads: lambda wildcards: STUDY.arm_with("probe_key", wildcards.key).settings.execution.threads
+    resources:
+        mem_mb=lambda wildcards: training_job_memory(
+            STUDY.arm_with("probe_key", wildcards.key).settings, None
+        ),
     shell:
         EMEQ + " probe {STUDY_FILE} --key {wildcards.key} > {log} 2>&1"
 
@@ -23,6 +27,8 @@ rule train_shard:
     benchmark:
         f"{ROOT}/benchmarks/members/{{arm}}/members-{{first}}-{{last}}.tsv"
     threads: lambda wildcards: ARMS[wildcards.arm].settings.execution.threads
+    resources:
+        mem_mb=lambda wildcards: training_memory(ARMS[wildcards.arm]),
     shell:
         EXEC_EMEQ
         + " train {STUDY_FILE} --arm {wildcards.arm} --first {wildcards.first} --last {wildcards.last} > {log} 2>&1"

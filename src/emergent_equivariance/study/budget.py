@@ -1,7 +1,8 @@
-"""Memory and disk that the analytic side of an arm takes, from its settings alone, held against execution.memory.
+"""Memory and disk that jobs take, from the settings of an arm alone.
 
-Counted are the arrays that grow as the square of the number of samples N; with |G| elements, R samples of which N
-are training samples, and M = N × (rows per sample) augmented rows, in numbers of 8 bytes:
+The analytic side is held against execution.memory. Of it are counted the arrays that grow as the square of the number
+of samples N; with |G| elements, R samples of which N are training samples, and M = N × (rows per sample) augmented
+rows, in numbers of 8 bytes:
 
 - in blocks (full augmentation): 2 |G| R N of the blocks of both kernels, |G| N² of eigenvectors, and 4 copies of the
   largest block, d N × d N, while it is decomposed;
@@ -14,22 +15,31 @@ A store of tiles is read and written tile by tile.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
 
 from ..errors import StudyError
 from ..groups import get_group
-from ..settings import AnySettings, ConvergenceSettings, RegressionSettings, Settings
+from ..settings import AnySettings, ConvergenceSettings, RegressionSettings, Settings, TorchNetwork
+from .probes import Choice, Probe
 from .tiling import Tiling, planned_tiling, whole_tiling
+from .training_memory import training_memory
+from .work import members_per_shard
 
-__all__ = ["Needs", "check_memory", "job_memory", "needs", "size"]
+__all__ = ["Needs", "check_memory", "job_memory", "needs", "size", "training_job_bytes", "training_job_memory"]
 
 #: Bytes of one process that computes kernels before anything large is there (measured: 0.33 GB).
 PROGRAM = 400_000_000
 
-#: Memory in MB that every job of the analytic side is given at least.
+#: Memory in MB that every job is given at least.
 LEAST = 1000
+
+#: Members at once that engines try on a CPU, at most.
+STACKS = {"jax": 8, "torch": 32, "numba": 1}
+
+#: Bytes of a process that has started CUDA, beside those of one that has not (an estimate).
+CUDA = 3_000_000_000
 
 #: Blocks of networks that an estimated kernel's error is found from, at most.
 BLOCKS = 16
@@ -145,6 +155,39 @@ def job_memory(settings: AnySettings, job: Literal["tiles", "solution"]) -> int:
     if found is None:
         return max(LEAST, ceil(settings.execution.memory * 1e3))
     return max(LEAST, ceil((found.tile_job if job == "tiles" else found.solution) / 1e6))
+
+
+def training_job_bytes(settings: Settings, probe: Probe | None) -> int | None:
+    """Bytes of memory of a job that trains a shard, or measures engines.
+
+    Args:
+      settings: the arm.
+      probe: how it is trained; None: not known yet, all that may be tried fits. Members that train on a GPU do not
+        count: they take its memory.
+
+    None where it is not known: custom tasks, whose data tells the shapes, and networks of one's own.
+    """
+    shape, outputs = settings.task.input_shape(), settings.task.outputs()
+    if shape is None or outputs is None or isinstance(settings.network, TorchNetwork):
+        return None
+    order = get_group(settings.group).order
+    rows = settings.task.train * (
+        order if settings.augmentation.kind == "random" else settings.augmentation.rows(order)
+    )
+    if probe is None:
+        given, members = settings.execution.members_at_once, members_per_shard(settings)
+        numbers = {engine: min(members, most if given == "auto" else given) for engine, most in STACKS.items()}
+        choices = [Choice(engine, "vmap", number, 1) for engine, number in numbers.items()]
+    else:
+        choices = [probe.choice if probe.device == "cpu" else replace(probe.choice, members_at_once=1)]
+    most = max(training_memory(settings, choice, shape, outputs, rows) for choice in choices)
+    return most if probe is None or probe.device == "cpu" else most + CUDA
+
+
+def training_job_memory(settings: Settings, probe: Probe | None) -> int:
+    """Memory in MB that such a job asks the scheduler for: at least LEAST, execution.memory where it is not known."""
+    found = training_job_bytes(settings, probe)
+    return max(LEAST, ceil(settings.execution.memory * 1e3 if found is None else found / 1e6))
 
 
 def size(count: float) -> str:

@@ -24,7 +24,7 @@ from .work import members_per_shard
 __all__ = ["device_memory", "training_memory"]
 
 #: Bytes of a process that trains, libraries and compiled programs included, by engine (measured).
-PROGRAM = {"jax": 420_000_000, "torch": 480_000_000}
+PROGRAM = {"jax": 420_000_000, "torch": 480_000_000, "numba": 690_000_000}
 
 #: Rows evaluated at once; see training.
 EVALUATION_BATCH = 256
