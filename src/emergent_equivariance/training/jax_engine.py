@@ -124,8 +124,12 @@ class JaxTrainer:
 
     def start(self, members: Sequence[int]) -> _State:
         seed, precision = self.problem.settings.ensemble.seed, self.problem.settings.execution.precision
-        initial = [initial_parameters(self.network, seed, member) for member in members]
-        parameters = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves).astype(precision)), *initial)
+        initial = [
+            jax.tree.map(lambda leaf: leaf.astype(precision), initial_parameters(self.network, seed, member))
+            for member in members
+        ]
+        parameters = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *initial)
+        del initial
         return _State(tuple(members), parameters, jax.vmap(self._optimizer.init)(parameters))
 
     def advance(self, state: _State, first: int, count: int) -> _State:
@@ -217,7 +221,8 @@ def _programs(
     """Of one member: (tables, (parameters, optimiser's state), schedule, count) → the carry advanced, and
     (tables, parameters) → (predictions (row, output), loss)."""
     precision, row_losses = problem.settings.execution.precision, _row_losses(problem.settings.training)
-    exact = None if jax.default_backend() == "cpu" else jax.config.jax_default_matmul_precision or "highest"
+    chosen = getattr(jax.config, "jax_default_matmul_precision", None)  # by the environment
+    exact = None if jax.default_backend() == "cpu" else chosen or "highest"
 
     def apply(parameters: Any, rows: jax.Array) -> jax.Array:
         with jax.default_matmul_precision(exact):
