@@ -13,6 +13,8 @@ from emergent_equivariance.figures import ArmStores
 from emergent_equivariance.figures.words import number
 from emergent_equivariance.monte_carlo import estimate, jackknife
 from emergent_equivariance.study import parse_study
+from emergent_equivariance.study.budget import needs
+from emergent_equivariance.study.tiling import planned_tiling
 from emergent_equivariance.tasks import build_task
 from emergent_equivariance.theory import resolve_learning_rate, solve
 
@@ -154,6 +156,16 @@ def test_keys():
     assert arm_of(network=TORCH, theory={"monte_carlo": 16}, ensemble={"seed": 5}).theory_key == (
         arm_of(network=TORCH, theory={"monte_carlo": 16}).theory_key
     )
+
+
+def test_estimated_kernels_are_not_cut_into_tiles_and_are_counted():
+    large = {"task": CONTENT["task"] | {"train": 40}, "execution": {"tiles_above": 10}}
+    plain, sampled = (arm_of(theory={"monte_carlo": k}, **large).settings for k in (None, 10))
+    assert planned_tiling(plain) is not None and planned_tiling(sampled) is None
+    found = needs(sampled)
+    rows, points = 160, 4 * (2 + 2 * 2)  # evaluated: train, test and one set out of distribution
+    assert found.pairs == 10 * (rows * (rows + 1) // 2 + rows * points)
+    assert found.solution > 8 * (10 + 2) * (rows + points) * rows  # the blocks alone
 
 
 def test_torch_networks_have_a_mean_only_on_request():
