@@ -21,7 +21,7 @@ def probe(study: Study, arm: Arm, say: Say) -> None:
     data, execution = read_data(study, arm), arm.settings.execution
     devices.limit_threads(execution.threads)
     devices.use_gpu(devices.list_gpus(), say)
-    _prepare(study, arm)
+    _prepare(study, arm, say)
     from . import store
     from .training import build_problem
     from .training.probe import LEARNING_RATE, choose, work
@@ -61,7 +61,7 @@ def train(study: Study, arm: Arm, first: int, last: int, say: Say, progress: Pro
 def _train(study: Study, arm: Arm, members: range, interruption: Interruption, say: Say, progress: Progress) -> None:
     data, rate, probed = read_data(study, arm), read_learning_rate(study, arm), _read_probe(study, arm)
     _use_device(arm, probed, say)
-    _prepare(study, arm)
+    _prepare(study, arm, say)
     from . import store, tracking
     from .checkpoints import Checkpoints, identity
     from .training import build_problem, get_engine, train_shard
@@ -128,7 +128,13 @@ def _use_device(arm: Arm, probed: Probe, say: Say) -> None:
     devices.use_gpu(gpus, say)
 
 
-def _prepare(study: Study, arm: Arm) -> None:
+def _prepare(study: Study, arm: Arm, say: Say) -> None:
     """Precision of this process, and the compiled programs it shares with others."""
     if arm.settings.execution.precision == "float64":
         devices.use_float64()
+    from .training.compilation import use_compilation_cache
+
+    try:
+        use_compilation_cache(study.compilation_cache)
+    except OSError as error:
+        say(f"warning: {study.compilation_cache}: {error.strerror}: programs are compiled again by every job")

@@ -251,6 +251,7 @@ def test_shards_say_how_they_were_trained(finished):
             assert attributes["device"] == probe.device == "cpu"
             for name in ("engine", "variant", "members_at_once"):
                 assert attributes[name] == getattr(probe.choice, name)
+    assert list((finished.root / ".cache" / "jax").rglob("*-cache")), "jobs share what they compile"
 
 
 def test_how_an_arm_is_trained_is_decided_once(workplace):
