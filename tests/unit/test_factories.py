@@ -1,5 +1,6 @@
 """The user's own torch networks: what a factory must keep, how members are drawn, BatchNorm and dropout in training."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from emergent_equivariance.plan import render
 from emergent_equivariance.settings import TorchNetwork
 from emergent_equivariance.study import parse_study
 from emergent_equivariance.tasks import build_task
-from emergent_equivariance.training import Choice, build_problem, get_engine, train_shard
+from emergent_equivariance.training import ENGINES, Choice, build_problem, get_engine, train_shard
+from emergent_equivariance.training.probe import choose
 
 NETS = "tests.networks_for_tests"
 SHAPE, OUTPUTS = (3, 3, 1), 4
@@ -385,6 +387,13 @@ def test_every_buffer_is_the_members_own_and_part_of_checkpoints():
 def test_the_seed_of_training_is_part_of_the_hash():
     """Masks depend on it, also where there is no order of the data."""
     assert arm_of().config_hash != arm_of(training=CONTENT["training"] | {"seed": 1}).config_hash
+
+
+def test_the_probe_knows_that_torch_alone_trains_them():
+    problem = problem_of()
+    assert {name for name in ENGINES if get_engine(name).candidates(problem, 3)} == {"torch"}
+    found = choose(problem, math.inf)
+    assert (found.choice.engine, found.choice.variant, found.choice.members_at_once) == ("torch", "loop", 1)
 
 
 def test_masks_follow_the_seed_of_training_and_weights_do_not():

@@ -58,6 +58,8 @@ class JaxEngine:
         return "cpu" if device.platform == "cpu" else device.device_kind
 
     def candidates(self, problem: Problem, members: int) -> list[Choice]:
+        if problem.settings.network.name == "torch":
+            return []
         convolves = problem.settings.network.name != "mlp"
         if jax.default_backend() == "cpu":
             sizes = [(VMAP, min(members, CPU_STACK))]
