@@ -99,7 +99,7 @@ class ConvolutionalNetwork(AnalyticNetwork):
         0, ge=0, description="Hidden dense layers [dense, activation] of `width` units between head and readout."
     )
 
-    def _extents(self, shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    def extents(self, shape: tuple[int, ...]) -> list[tuple[int, int]]:
         """(height, width) after each convolution."""
         shrink = self.kernel_size - 1 if self.padding == "VALID" else 0
         return [(shape[0] - k * shrink, shape[1] - k * shrink) for k in range(1, self.conv_layers + 1)]
@@ -110,7 +110,7 @@ class ConvolutionalNetwork(AnalyticNetwork):
                 f"network.name: {name} needs images (height, width, channels), the task gives inputs of shape {shape}.",
                 remedy="Use network {name: mlp}, or a task on a grid.",
             )
-        if min(self._extents(shape)[-1]) < 1 or self.kernel_size > min(shape[:2]):
+        if min(self.extents(shape)[-1]) < 1 or self.kernel_size > min(shape[:2]):
             shrinking = self.padding == "VALID" and self.kernel_size <= min(shape[:2])
             raise StudyError(
                 f"network: {self.conv_layers} {self.padding} convolutions of size {self.kernel_size} "
@@ -156,7 +156,7 @@ class CnnNetwork(ConvolutionalNetwork):
 
     def forward_flops(self, shape: tuple[int, ...], outputs: int) -> float:
         channels, total = shape[2], 0.0
-        for height, width in self._extents(shape):
+        for height, width in self.extents(shape):
             total += 2.0 * height * width * self.kernel_size**2 * channels * self.width
             channels = self.width
         return total + self._tail_flops(self._features(shape), outputs)
@@ -167,7 +167,7 @@ class CnnNetwork(ConvolutionalNetwork):
 
     def _features(self, shape: tuple[int, ...]) -> int:
         """Numbers that the head gives."""
-        return self.width * (prod(self._extents(shape)[-1]) if self.head == "flatten" else 1)
+        return self.width * (prod(self.extents(shape)[-1]) if self.head == "flatten" else 1)
 
 
 class GcnnNetwork(ConvolutionalNetwork):
@@ -199,7 +199,7 @@ class GcnnNetwork(ConvolutionalNetwork):
     def forward_flops(self, shape: tuple[int, ...], outputs: int) -> float:
         order = self._order
         channels, total = shape[2], 0.0
-        for height, width in self._extents(shape):
+        for height, width in self.extents(shape):
             total += 2.0 * height * width * self.kernel_size**2 * channels * order * self.width
             channels = order * self.width
         return total + self._tail_flops(self.width, outputs)

@@ -1,19 +1,20 @@
 """Memory that training takes, from the settings alone.
 
-Counted are, in numbers of the precision of training, for k members at once (on a CPU the variants ``map`` and ``loop``
-work on one of them at a time: a = 1, else a = k):
+Counted are, for k members at once (on a CPU the variants ``map`` and ``loop`` work on one of them at a time: a = 1,
+else a = k), in numbers of the precision of training:
 
-- a copies of the activations of one gradient step: per row and layer what goes in, what comes out and its derivative;
-  convolutions as matrix products hold the patches of the largest layer as well, twice;
-- 2 k copies of the parameters and of the optimiser's moments, and twice more the parameters in float64 at the start;
-- the training rows, with the inputs that are evaluated, and what is recorded of a shard.
+- a times the activations of one gradient step, all layers and rows of the batch;
+- a times the patches of the largest convolution, where it is a matrix product;
+- k times the parameters and what the optimiser keeps beside them;
+- the training rows, the inputs that are evaluated, and what is recorded of a shard.
 
-A process holds PROGRAM bytes besides, before anything large is there.
+How many copies of each an engine holds at its peak is measured (tests/benchmarks, within 25 %).
 """
 
 from __future__ import annotations
 
 from math import prod
+from typing import NamedTuple
 
 from ..groups import get_group
 from ..settings import Settings
@@ -23,8 +24,22 @@ from .work import members_per_shard
 
 __all__ = ["device_memory", "training_memory"]
 
-#: Bytes of a process that trains, libraries and compiled programs included, by engine (measured).
-PROGRAM = {"jax": 420_000_000, "torch": 480_000_000, "numba": 690_000_000}
+
+class _Copies(NamedTuple):
+    """Bytes of a process before anything large is there, libraries and compiled programs included, and copies of
+    activations, patches and parameters at the peak."""
+
+    program: int
+    activations: float
+    patches: float
+    parameters: float
+
+
+#: By engine; another one is taken to be like torch.
+COPIES = {
+    "jax": _Copies(350_000_000, 2.3, 2.8, 3.0),
+    "torch": _Copies(480_000_000, 1.5, 0.0, 3.5),
+}
 
 #: Rows evaluated at once; see training.
 EVALUATION_BATCH = 256
@@ -41,21 +56,27 @@ def device_memory(settings: Settings, choice: Choice, shape: tuple[int, ...], ou
       rows: training rows, augmentation included.
     """
     item = 8 if settings.execution.precision == "float64" else 4
-    together = choice.members_at_once
+    copies, together = _copies(choice), choice.members_at_once
     apart = together if choice.variant.startswith("vmap") else 1
     batch = min(settings.training.batch or rows, rows)
-    units, patches = _units(settings, shape, direct=choice.engine == "torch" or choice.variant.endswith("-conv"))
-    activations = apart * (max(batch, min(EVALUATION_BATCH, rows)) * 3 * units + 2 * batch * patches)
-    parameters = (settings.network.parameters(shape, outputs) or 0) * together
+    units, patches = _units(settings, shape)
+    if choice.variant.endswith("-conv"):
+        patches = 0
+    activations = max(batch, min(EVALUATION_BATCH, rows)) * units * copies.activations
     moments = {"adam": 2, "sgd": int(settings.training.momentum > 0)}.get(settings.training.optimizer, 0)
+    parameters = (settings.network.parameters(shape, outputs) or 0) * max(copies.parameters, 2 * (1 + moments))
     tables = (rows + _evaluated(settings)) * prod(shape) + 2 * rows * outputs
-    return item * (activations + 2 * (1 + moments) * parameters + tables) + 16 * parameters
+    return int(item * (apart * (activations + batch * patches * copies.patches) + together * parameters + tables))
 
 
 def training_memory(settings: Settings, choice: Choice, shape: tuple[int, ...], outputs: int, rows: int) -> int:
     """Bytes of a process that trains a shard on the CPU, at most; arguments as of device_memory."""
     recorded = len(settings.training.recorded) * _evaluated(settings) * outputs * members_per_shard(settings)
-    return PROGRAM[choice.engine] + device_memory(settings, choice, shape, outputs, rows) + 3 * 4 * recorded
+    return _copies(choice).program + device_memory(settings, choice, shape, outputs, rows) + 3 * 4 * recorded
+
+
+def _copies(choice: Choice) -> _Copies:
+    return COPIES.get(choice.engine, COPIES["torch"])
 
 
 def _evaluated(settings: Settings) -> int:
@@ -65,8 +86,11 @@ def _evaluated(settings: Settings) -> int:
     return get_group(settings.group).order * sum(min(settings.evaluate.samples, count) for count in counts)
 
 
-def _units(settings: Settings, shape: tuple[int, ...], direct: bool) -> tuple[int, int]:
-    """Numbers per row: of all layers' outputs together, and of the patches of the largest convolution."""
+def _units(settings: Settings, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Numbers per row: of the inputs and all layers' outputs together, and of the patches of the largest convolution.
+
+    Of a network from a factory, of which nothing is known, the inputs alone.
+    """
     network = settings.network
     if isinstance(network, MlpNetwork):
         return prod(shape) + network.hidden_layers * network.width, 0
@@ -74,8 +98,8 @@ def _units(settings: Settings, shape: tuple[int, ...], direct: bool) -> tuple[in
         return prod(shape), 0
     order = get_group(network.group or settings.group).order if isinstance(network, GcnnNetwork) else 1
     channels, total, patches = shape[2], prod(shape), 0
-    for height, width in network._extents(shape):
+    for height, width in network.extents(shape):
         patches = max(patches, height * width * network.kernel_size**2 * channels)
         channels = order * network.width
         total += height * width * channels
-    return total + network.dense_layers * network.width, 0 if direct else patches
+    return total + network.dense_layers * network.width, patches
