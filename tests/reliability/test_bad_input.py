@@ -118,10 +118,10 @@ def test_a_missing_data_set_names_the_three_ways_to_provide_it(tmp_path):
 
 
 def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path):
-    """On a file system of 64 kB, where it may be mounted."""
+    """On a file system of 2 MB, where it may be mounted."""
     small = tmp_path / "small"
     small.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small]).returncode:
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small]).returncode:
         pytest.skip("a small file system cannot be mounted here")
     try:
         study = write(tmp_path)
