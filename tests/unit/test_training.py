@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from emergent_equivariance.errors import StudyError
 from emergent_equivariance.study import parse_study
 from emergent_equivariance.tasks import build_task
-from emergent_equivariance.training import Choice, build_problem, get_engine, train_shard
+from emergent_equivariance.training import Choice, build_problem, get_engine, train_members, train_shard
 
 CONTENT = {
     "study": "small",
@@ -171,3 +173,50 @@ def test_cross_entropy_is_that_of_the_definition():
     label = problem.train_target.argmax(axis=1)
     shifted = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     assert result.loss[0, 0] == pytest.approx(-shifted[np.arange(32), label].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("training", [CONTENT["training"], EPOCHS], ids=["gd", "sgd"])
+def test_mapped_members_have_the_same_bits_in_any_number(training):
+    problem = problem_of(training=training, augmentation="full")
+    found = []
+    for together, steps_per_call in ((1, 5), (3, 5), (4, 7)):
+        choice = Choice("jax", "map", together, steps_per_call)
+        found.append(train_members(problem, range(5), choice))
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0].prediction, other.prediction)
+        np.testing.assert_array_equal(found[0].loss, other.loss)
+
+
+def test_every_candidate_trains_a_cnn_to_the_same_predictions():
+    network = {"name": "cnn", "width": 4, "padding": "CIRCULAR", "dense_layers": 1}
+    problem = problem_of(0.2, network=network, augmentation="full")
+    choices = get_engine("jax").candidates(problem, 3)
+    assert [(c.variant, c.members_at_once) for c in choices] == [
+        ("map", 1), ("map-conv", 1), ("vmap", 3), ("vmap-conv", 3)
+    ]  # fmt: skip
+    found = [train_members(problem, range(3), choice).prediction for choice in choices]
+    for other in found[1:]:
+        np.testing.assert_allclose(found[0], other, atol=2e-5)
+    assert np.abs(found[0][:, -1] - found[0][:, 0]).max() > 0.01
+
+
+def test_candidates_of_dense_networks_make_even_groups():
+    choices = get_engine("jax").candidates(problem_of(), 20)
+    assert [(c.variant, c.members_at_once) for c in choices] == [("map", 10), ("map", 1), ("vmap", 8)]
+
+
+def test_a_variant_that_does_not_exist_is_refused():
+    with pytest.raises(StudyError, match="no variant loop"):
+        get_engine("jax").trainer(problem_of(), Choice("jax", "loop", 1, 1))
+
+
+def test_recording_in_batches_gives_every_row():
+    """More rows than are evaluated at once, and not a multiple of them."""
+    task = {**CONTENT["task"], "test": 70}
+    problem = problem_of(task=task, evaluate={"samples": 70})
+    assert len(problem.orbit_input) * problem.orbit_input.shape[1] > 256
+    weights = train_members(problem_of(task=task, training=STORE), range(1)).weights
+    parameters = jax.tree.unflatten(problem.network.structure, [array[0, 0] for array in weights])
+    expected = problem.network.apply(parameters, problem.orbit_input.reshape(-1, *problem.orbit_input.shape[2:]))
+    found = train_members(problem, range(1)).prediction[0, 0]
+    np.testing.assert_allclose(found, np.reshape(expected, found.shape), atol=1e-5)
