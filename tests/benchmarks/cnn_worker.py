@@ -13,6 +13,9 @@ from pathlib import Path
 
 BATCH, OUTPUTS, ROUNDS = 128, 10, 5
 
+#: Seconds between two calls: threads of the one before are done.
+PAUSE = 0.1
+
 #: Engine, variant, members at once.
 OURS = [("numba", "loop", 1), ("torch", "loop", 1), ("torch", "vmap", 4), ("jax", "map", 1), ("jax", "vmap", 2)]
 
@@ -88,7 +91,7 @@ def plain_torch_step(problem, layout: str):
 
 
 def side_by_side(steps: dict) -> dict:
-    """Median processor time of every function, called in turns."""
+    """Median processor time of every function, called in turns with pauses between them."""
     for step in steps.values():
         step()
     times: dict = {name: [] for name in steps}
@@ -97,6 +100,7 @@ def side_by_side(steps: dict) -> dict:
             start = time.process_time()
             step()
             times[name].append(time.process_time() - start)
+            time.sleep(PAUSE)
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
