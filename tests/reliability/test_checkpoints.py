@@ -139,7 +139,10 @@ def test_training_of_a_cnn_stopped_in_the_middle_goes_on_bit_by_bit(tmp_path, ch
     assert bits(Shard(tmp_path, shard.problem, choice).train()[0]) == undisturbed
 
 
-@pytest.mark.parametrize("choice", SOME)
+@pytest.mark.parametrize(
+    "choice",
+    [pytest.param(c, id=n, marks=() if n == "torch-vmap" else pytest.mark.slow) for n, c in CHOICES.items()],
+)
 def test_training_stopped_at_every_pause_by_processes_of_their_own_goes_on_bit_by_bit(tmp_path, choice):
     problem = problem_of(**CASES["adam"])
     pauses_each = 2 if choice.members_at_once == 1 else 1
