@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -117,7 +118,7 @@ def test_every_layer_is_equivariant(name: str) -> None:
 def test_control_wrong_order_of_the_product_is_not_equivariant() -> None:
     """f(hr, …) instead of f(rh, …) gives another layer for a group that does not commute."""
     group, grid, _ = geometry("d4-partial")
-    opposite = Group(**{**vars(group), "product": group.product.T})
+    opposite = replace(group, product=group.product.T)
     layer = group_convolution(Filters(opposite, 3, "CIRCULAR", elements=(0, 2, 5)), 2, 1.3, 0.0)
     with pytest.raises(AssertionError, match=r"f\(gx\)"):
         check_equivariance(layer, group, features(grid, 8, 2), features(grid, 8, 2, seed=1))
