@@ -1,4 +1,4 @@
-"""Collects one table of ratios per run, printed at the end and kept in results/benchmarks.json, the latest of each."""
+"""Collects one table of ratios per run, printed at the end; the latest of each is kept in docs/, as JSON and as a page."""
 
 import json
 import platform
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-FILE = Path("results") / "benchmarks.json"
+FILE = Path(__file__).parents[2] / "docs" / "benchmarks.json"
 ROWS: list[dict] = []
 
 
@@ -28,7 +28,23 @@ def keep(file: Path, rows: list[dict]) -> None:
     measured = {"processor": platform.processor() or platform.machine(), "date": datetime.now(UTC).date().isoformat()}
     kept |= {row["name"]: {**row, **measured} for row in rows}
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps({"rows": list(kept.values())}, indent=1) + "\n")
+    file.write_text(json.dumps({"rows": list(kept.values())}, indent=1, ensure_ascii=False) + "\n")
+    file.with_suffix(".md").write_text(page(list(kept.values())))
+
+
+def page(rows: list[dict]) -> str:
+    """The rows as a page."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `make bench` (tests/benchmarks) from [benchmarks.json](benchmarks.json): the latest value of every row.",
+        "Ratios are of timings taken in one run, side by side; what a row compares is said in the file that measures it.",
+        "",
+        "| what | value | goal | measured |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {row['name']} | {row['value']:.4g} | {row['goal']} | {row['date']} |" for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 def pytest_terminal_summary(terminalreporter):
