@@ -1,4 +1,4 @@
-"""Collects one table of ratios per run, printed at the end; the latest of each is kept in docs/, as JSON and as a page."""
+"""Collects one table of ratios per run, printed at the end; the latest of each is kept in docs/, as JSON and a page."""
 
 import json
 import platform
@@ -37,8 +37,8 @@ def page(rows: list[dict]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench` (tests/benchmarks) from [benchmarks.json](benchmarks.json): the latest value of every row.",
-        "Ratios are of timings taken in one run, side by side; what a row compares is said in the file that measures it.",
+        "Written by `make bench` (tests/benchmarks), from [benchmarks.json](benchmarks.json): the latest value of every",
+        "row. Ratios are of timings taken in one run, side by side; tests/benchmarks/ says what each compares.",
         "",
         "| what | value | goal | measured |",
         "|---|---|---|---|",
