@@ -37,7 +37,7 @@ def page(rows: list[dict]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench` (tests/benchmarks), from [benchmarks.json](benchmarks.json): the latest value of every",
+        "Written by `make bench` (tests/benchmarks), from [benchmarks.json](benchmarks.json): the latest of every",
         "row. Ratios are of timings taken in one run, side by side; tests/benchmarks/ says what each compares.",
         "",
         "| what | value | goal | measured |",
