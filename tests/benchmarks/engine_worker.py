@@ -4,6 +4,7 @@ usage: python engine_worker.py rates CORE     training by the JAX engine over th
        python engine_worker.py side CORE      member-steps per second: the engine, jax.vmap, torch.func, torch loops
        python engine_worker.py member         what one process per member does
        python engine_worker.py memory JSON    peak memory of a process that trains as JSON says
+       python engine_worker.py many WIDTH LAYERS ROWS SIZE    many members at once, on the device jax finds
 """
 
 from __future__ import annotations
@@ -159,11 +160,49 @@ def memory(content: dict) -> dict:
     return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "expected": expected}
 
 
+def many(width: int, layers: int, rows: int, size: int) -> dict:
+    """Wall-clock rates on the device jax finds: member-steps per second by members at once; a product of size²."""
+    import jax
+
+    from emergent_equivariance.training import Choice, get_engine
+
+    task = {"name": "ising", "lattice": 16, "target": "total", "train": rows // 4, "test": 16, "ood": "none"}
+    problem, engine, steps = problem_of(layers, width, task=task), get_engine("jax"), 50
+    choices = {c.members_at_once: c for c in engine.candidates(problem, 512) if c.variant == "vmap"}
+    choices[1] = Choice("jax", "vmap", 1, steps)
+    found = {}
+    for together, choice in sorted(choices.items()):
+        trainer = engine.trainer(problem, choice)
+        held = [trainer.start(range(together))]
+
+        def run(trainer=trainer, held=held):
+            held[0] = trainer.advance(held[0], 0, steps)
+
+        found[together] = together * steps / fastest(run)
+    a = jax.random.normal(jax.random.key(0), (size, size))
+    product = jax.jit(lambda x: x @ x)
+    rate = 2 * size**3 / fastest(lambda: product(a).block_until_ready())
+    return {"device": engine.device(), "member_steps": found, "matmul": rate, "flops": step_flops(problem)}
+
+
+def fastest(run) -> float:
+    """Seconds of wall time, the least of three calls behind a first one."""
+    run()
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
 if __name__ == "__main__":
     os.environ["NPROC"] = os.environ["OMP_NUM_THREADS"] = "1"
     what = sys.argv[1]
     if what == "member":
         member()
+    elif what == "many":
+        print(json.dumps(many(*map(int, sys.argv[2:]))))
     elif what == "memory":
         print(json.dumps(memory(json.loads(sys.argv[2]))))
     else:

@@ -9,7 +9,7 @@ from ..settings import Settings
 
 #: Sustained float32 rate of one CPU core in training, by architecture (measured on one AVX-512 core; an estimate
 #: elsewhere).
-GFLOPS_PER_CORE = {"mlp": 60.0, "cnn": 12.0, "gcnn": 12.0}
+GFLOPS_PER_CORE = {"mlp": 60.0, "cnn": 50.0, "gcnn": 50.0}
 
 
 def members_per_shard(settings: Settings) -> int:
