@@ -208,6 +208,54 @@ def test_trained_parameters_and_layers_that_depend_on_the_mode(make):
             "or on chance",
             id="always-random",
         ),
+        pytest.param(
+            "def make(shape, outputs):\n    net = dense(shape, outputs)\n    torch.manual_seed(0)\n"
+            "    net[3].reset_parameters()\n    return net\n",
+            "the same weights 3.weight: that layer ignores the seed",
+            id="manual-seed-of-a-layer",
+        ),
+        pytest.param(
+            "TABLE = torch.zeros(8), torch.ones(8)\ndef make(shape, outputs):\n    net = dense(shape, outputs)\n"
+            "    net.insert(2, nn.BatchNorm1d(8))\n    net[2].running_mean, net[2].running_var = TABLE\n"
+            "    return net\n",
+            "share the buffer 2.running_mean",
+            id="shared-statistics",
+        ),
+        pytest.param(
+            "def make(shape, outputs):\n    return Altered(dense(shape, outputs), torch.no_grad()(lambda y: 2 * y))\n",
+            "its outputs have no gradient",
+            id="no-grad",
+        ),
+        pytest.param(
+            "def make(shape, outputs):\n"
+            "    return Altered(dense(shape, outputs), lambda y: (lambda z: z * y.mul_(2))(y.sin()))\n",
+            "the gradient of its outputs cannot be taken",
+            id="in-place",
+        ),
+        pytest.param(
+            "class Pair(nn.Module):\n    def __init__(self, inner):\n        super().__init__()\n"
+            "        self.inner = inner\n    def forward(self, x):\n        y = self.inner(x)\n"
+            "        return (y, y) if self.training else y\n"
+            "def make(shape, outputs):\n    return Pair(dense(shape, outputs))\n",
+            "in training mode, of .* the module gives tuple",
+            id="other-outputs-in-training",
+        ),
+        pytest.param(
+            "def make(shape, outputs):\n    net = dense(shape, outputs)\n"
+            "    nn.init.constant_(net[1].bias, float('nan'))\n    return net\n",
+            "the initial weights 1.bias are not all finite",
+            id="nan",
+        ),
+        pytest.param(
+            "def make(shape, outputs):\n    return Altered(dense(shape, outputs), lambda y: y / 0)\n",
+            "outputs of standard normal inputs are not all finite",
+            id="infinite",
+        ),
+        pytest.param(
+            "def make(shape, outputs):\n    import nothing_of_this_name\n",
+            "calling it failed with ModuleNotFoundError: No module named 'nothing_of_this_name'",
+            id="import-when-called",
+        ),
     ],
 )
 def test_bad_factories_are_refused(make, text, says):
@@ -231,8 +279,29 @@ def test_the_example_of_the_documentation(make, request):
 
 
 def test_faults_of_the_factory_itself_keep_their_traceback(make):
-    with pytest.raises(ZeroDivisionError):
-        check_factory(section(make("def make(shape, outputs):\n    return 1 / 0\n")), SHAPE, OUTPUTS)
+    for text in (
+        "def make(shape, outputs):\n    return 1 / 0\n",
+        "def make(shape, outputs):\n    return Altered(dense(shape, outputs), lambda y: 1 / 0)\n",
+    ):
+        chosen = section(make(text))
+        with pytest.raises(ZeroDivisionError) as caught:
+            check_factory(chosen, SHAPE, OUTPUTS)
+        assert caught.value.__notes__ == [f"network.factory: '{chosen.factory}'"]
+        assert caught.traceback[-1].name in ("make", "<lambda>")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param("    nn.init.zeros_(net[3].weight)\n    nn.init.ones_(net[1].bias)\n", id="constant-weights"),
+        pytest.param("    net[1].register_buffer('table', TABLE)\n", id="shared-constants"),
+        pytest.param("    net[1].register_buffer('table', TABLE * float('nan'))\n", id="nan-in-a-buffer"),
+        pytest.param("    net[1].weight.data = torch.eye(8, 9)\n    net[1].weight.requires_grad_(False)\n", id="fixed"),
+    ],
+)
+def test_what_factories_may_do(make, change):
+    text = "TABLE = torch.arange(3.0)\ndef make(shape, outputs):\n    net = dense(shape, outputs)\n"
+    check_factory(section(make(f"{text}{change}    return net\n")), SHAPE, OUTPUTS)
 
 
 # -------------------------------------------------------------------------------------------------- study files
@@ -256,7 +325,7 @@ def arm_of(**sections):
         ({"network": {"name": "torch", "factory": "no-path"}}, "network.factory = 'no-path'"),
         ({"network": {"name": "torch", "factory": "a:b", "options": {"width": 3}}}, "width is passed by itself"),
         ({"network": {"name": "torch", "factory": "a:b", "W_std": 1.0}}, "unknown key network.W_std"),
-        ({"execution": {"engine": "jax"}}, "jax cannot train network torch"),
+        ({"execution": {"engine": "jax"}}, "execution.engine: jax .*torch"),
         ({"training": {"steps": 3}}, "a critical_fraction needs the NTK"),
         ({"theory": {"monte_carlo": 3}}, "theory.monte_carlo = 3"),
         *(

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..augmentation import stream
-from ..errors import StudyError
+from ..errors import StudyError, UserError
 from ..imports import named_function
 from ..settings import TorchNetwork
 
@@ -80,38 +82,45 @@ def check_factory(section: TorchNetwork, input_shape: tuple[int, ...], outputs: 
     """Make a few modules and hold them against what docs/custom_network.md asks of a factory.
 
     Raises StudyError naming ``network.factory`` where it cannot be imported or called, returns no module, one without
-    trainable parameters, with parameters that are lazy, not on the CPU or not floating-point; where the weights of two
-    modules are shared, do not depend on torch's seed alone, or do not depend on it; where outputs have another shape or
-    type, or depend on other inputs of the batch. Exceptions of the factory itself pass through.
+    trainable parameters, with parameters that are lazy, not on the CPU, not floating-point or not finite; where
+    weights, or buffers that training changes, are shared by two modules; where weights do not depend on torch's seed
+    alone, or one of them does not depend on it; where outputs have another shape or type, no gradient, are not finite,
+    or depend on other inputs of the batch. Other exceptions of the user's code pass through, with a note that names
+    the key.
     """
     where = _where(section)
     first, again, other = (_drawn(section, tuple(input_shape), outputs, 0, k, STREAM_MODULES) for k in (0, 0, 1))
     _check_parameters(first, where)
-    storages = [
-        {parameter.untyped_storage().data_ptr() for parameter in module.parameters() if parameter.numel()}
-        for module in (first, again, other)
-    ]
-    if storages[0] & storages[1] or storages[0] & storages[2] or storages[1] & storages[2]:
+    stored = [_storages(module.parameters()) for module in (first, again, other)]
+    if stored[0] & stored[1] or stored[0] & stored[2] or stored[1] & stored[2]:
         raise StudyError(
             f"{where}: the modules of two calls share parameters, so that members would train each other.",
             remedy="Make new layers in every call; keep no module or parameter between calls.",
         )
-    if not _alike(first, again):
-        raise StudyError(
-            f"{where}: two calls with the same seed give different weights: they are drawn from another generator than "
-            "torch's, or left over from memory.",
-            remedy="Draw them with torch's default generator (torch.nn.init, torch.randn), not with numpy or random.",
-        )
-    if _alike(first, other):
-        raise StudyError(
-            f"{where}: two calls with different seeds give the same weights: all members would be one.",
-            remedy="Draw them with torch's default generator, and seed none (no torch.manual_seed, no Generator).",
-        )
-    _check_outputs(first, input_shape, outputs, where)
+    _check_seeds(first, again, other, where)
+    elsewhere = _storages(again.buffers()) | _storages(other.buffers())
+    shared = [name for name, buffer in first.named_buffers() if _storages([buffer]) & elsewhere]
+    module = first.to(torch.float32)
+    x = torch.randn(PROBES, *input_shape, generator=torch.Generator().manual_seed(0))
+    with _noted(where), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        _check_outputs(module.eval(), x, outputs, where)
+        _check_training(module.train(), x, outputs, shared, where)
 
 
 def _where(section: TorchNetwork) -> str:
     return f"network.factory: {section.factory!r}"
+
+
+@contextmanager
+def _noted(where: str) -> Iterator[None]:
+    """Exceptions of the user's code keep their traceback, with a line that names the key."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, UserError):
+            error.add_note(where)
+        raise
 
 
 def _drawn(
@@ -130,7 +139,14 @@ def _drawn(
                 remedy="Let it take these arguments, or change network.width and network.options.",
             ) from None
         torch.manual_seed(int(stream(seed, purpose, member).integers(2**63)))
-        module = factory(input_shape, outputs, **given)
+        try:
+            with _noted(where):
+                module = factory(input_shape, outputs, **given)
+        except ImportError as error:
+            raise StudyError(
+                f"{where}: calling it failed with {type(error).__name__}: {error}.",
+                remedy="Install what it imports, or correct the name.",
+            ) from error
     if not isinstance(module, nn.Module):
         raise StudyError(f"{where} returned {type(module).__name__}, no Module.", remedy="Return a torch.nn.Module.")
     return module
@@ -163,34 +179,119 @@ def _check_parameters(module: nn.Module, where: str) -> None:
             remedy="Register layers as attributes or in torch.nn.ModuleList, with requires_grad.",
         )
 
+    for name, parameter in trained_parameters(module).items():
+        if not parameter.isfinite().all():
+            raise StudyError(
+                f"{where}: the initial weights {name} are not all finite.",
+                remedy="Draw all of them (torch.empty leaves what was in memory), and check their scale.",
+            )
+
+
+def _check_seeds(first: nn.Module, again: nn.Module, other: nn.Module, where: str) -> None:
+    """Raise StudyError where weights are not drawn from torch's generator, as it was seeded.
+
+    Args:
+      first, again: modules of the same seed.
+      other: a module of another one.
+    """
+    if not _alike(first, again):
+        raise StudyError(
+            f"{where}: two calls with the same seed give different weights: they are drawn from another generator than "
+            "torch's, or left over from memory.",
+            remedy="Draw them with torch's default generator (torch.nn.init, torch.randn), not with numpy or random.",
+        )
+    unseeded = "Draw them with torch's default generator, and seed none (no torch.manual_seed, no Generator)."
+    if _alike(first, other):
+        raise StudyError(
+            f"{where}: two calls with different seeds give the same weights: all members would be one.", remedy=unseeded
+        )
+    others = trained_parameters(other)
+    for name, parameter in trained_parameters(first).items():
+        drawn = bool((parameter != parameter.flatten()[:1]).any())
+        if drawn and name in others and _equal(parameter, others[name]):
+            raise StudyError(
+                f"{where}: two calls with different seeds give the same weights {name}: that layer ignores the seed.",
+                remedy=f"{unseeded} A start that all members are meant to share is a buffer, to which the layer adds a "
+                "parameter of zeros.",
+            )
+
 
 def _alike(first: nn.Module, second: nn.Module) -> bool:
     """Whether two modules have the same weights and buffers bit by bit."""
     pairs = [dict([*module.named_parameters(), *module.named_buffers()]) for module in (first, second)]
-    return pairs[0].keys() == pairs[1].keys() and all(torch.equal(pairs[0][name], pairs[1][name]) for name in pairs[0])
+    return pairs[0].keys() == pairs[1].keys() and all(_equal(pairs[0][name], pairs[1][name]) for name in pairs[0])
 
 
-def _check_outputs(module: nn.Module, input_shape: tuple[int, ...], outputs: int, where: str) -> None:
-    module = module.to(torch.float32).eval()
-    x = torch.randn(PROBES, *input_shape, generator=torch.Generator().manual_seed(0))
-    said = f"inputs (batch, {', '.join(map(str, input_shape))})"
+def _equal(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors have the same entries, NaN in the same places."""
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    return bool(((first == second) | ((first != first) & (second != second))).all())
+
+
+def _storages(tensors: Iterable[Tensor]) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
+
+
+def _outputs(module: nn.Module, x: Tensor, outputs: int, where: str) -> Tensor:
+    """module(x). Raises StudyError where that fails, or has another shape or type than (input, output) of float32."""
+    said = f"inputs (batch, {', '.join(map(str, x.shape[1:]))})"
+    mode = "training" if module.training else "evaluation"
     try:
-        with torch.no_grad():
-            found, alone = module(x), module(x[:1])
-    except (RuntimeError, TypeError, ValueError, LookupError, NotImplementedError) as error:
+        found = module(x)
+    except (RuntimeError, TypeError, ValueError, LookupError) as error:
         raise StudyError(
-            f"{where}: the module fails on {said} of float32: {type(error).__name__}: {str(error).strip()}.",
+            f"{where}: in {mode} mode the module fails on {said} of float32: {type(error).__name__}: "
+            f"{str(error).strip()}.",
             remedy="Let forward take such a batch; images have their channels last.",
         ) from error
-    if not isinstance(found, Tensor) or found.shape != (PROBES, outputs) or found.dtype != torch.float32:
+    if not isinstance(found, Tensor) or found.shape != (len(x), outputs) or found.dtype != torch.float32:
         got = f"{tuple(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
         raise StudyError(
-            f"{where}: of {said} with batch = {PROBES} the module gives {got}, expected ({PROBES}, {outputs}) of "
-            "torch.float32.",
+            f"{where}: in {mode} mode, of {said} with batch = {len(x)}, the module gives {got}, expected "
+            f"({len(x)}, {outputs}) of torch.float32.",
             remedy="Return one row of outputs per input, in the precision of the weights.",
+        )
+    return found
+
+
+def _check_outputs(module: nn.Module, x: Tensor, outputs: int, where: str) -> None:
+    """Raise StudyError where outputs are wrong in evaluation mode."""
+    with torch.no_grad():
+        found, alone = _outputs(module, x, outputs, where), _outputs(module, x[:1], outputs, where)
+    if not found.isfinite().all():
+        raise StudyError(
+            f"{where}: outputs of standard normal inputs are not all finite.",
+            remedy="Check the scale of the weights, and divisions, roots and logarithms in forward.",
         )
     if not torch.allclose(found[:1], alone, rtol=ROUND_OFF, atol=ROUND_OFF * float(found.abs().max())):
         raise StudyError(
             f"{where}: in evaluation mode the output of an input depends on the rest of the batch, or on chance.",
             remedy="Treat every input by itself in evaluation mode, and let dropout follow the mode.",
         )
+
+
+def _check_training(module: nn.Module, x: Tensor, outputs: int, shared: Sequence[str], where: str) -> None:
+    """Raise StudyError where a gradient step is impossible, or changes one of the ``shared`` buffers in place."""
+    trained = list(trained_parameters(module).values())
+    buffers = dict(module.named_buffers())
+    before = {name: buffers[name].clone() for name in shared}
+    found = _outputs(module, x, outputs, where)
+    if not found.requires_grad:
+        raise StudyError(
+            f"{where}: its outputs have no gradient.",
+            remedy="Compute them from the parameters with torch, without no_grad, inference_mode, detach or numpy.",
+        )
+    try:
+        torch.autograd.grad(found.sum(), trained, allow_unused=True)
+    except RuntimeError as error:
+        raise StudyError(
+            f"{where}: the gradient of its outputs cannot be taken: {str(error).strip()}.",
+            remedy="Change no tensor in place that the gradient needs; give functions of your own a backward.",
+        ) from error
+    for name, kept in before.items():
+        if not _equal(buffers[name], kept):
+            raise StudyError(
+                f"{where}: the modules of two calls share the buffer {name}, which a step in training mode changes.",
+                remedy="Make new layers in every call; share only what stays as it is.",
+            )
