@@ -9,7 +9,7 @@ import pytest
 from emergent_equivariance.errors import StudyError
 from emergent_equivariance.study import parse_study
 from emergent_equivariance.tasks import build_task
-from emergent_equivariance.training import Choice, build_problem, get_engine, train_members, train_shard
+from emergent_equivariance.training import Choice, ShardResult, build_problem, get_engine, train_members, train_shard
 
 CONTENT = {
     "study": "small",
@@ -110,7 +110,7 @@ def test_trained_predictions_do_not_depend_on_how_many_advance_together(training
 def test_an_epoch_visits_every_row_once_in_an_order_of_its_own():
     problem = problem_of(training=EPOCHS, augmentation="full")
     rows = len(problem.row_input)
-    schedule = problem.schedule(0, 0, problem.total_steps)
+    schedule = problem.schedule(0, 0, int(problem.segments.sum()))
     assert schedule.shape == (3 * 5, 5)
     epochs = schedule.reshape(3, -1)
     for epoch in epochs:
@@ -125,14 +125,14 @@ def test_an_epoch_visits_every_row_once_in_an_order_of_its_own():
 def test_random_elements_are_fresh_uniform_and_keep_the_sample(training):
     steps = {**training, **({"record": [2000]} if "steps" in training else {"epochs": 2000, "record": [2000]})}
     problem = problem_of(training=steps, augmentation="random")
-    schedule = problem.schedule(3, 0, problem.total_steps)
+    schedule = problem.schedule(3, 0, int(problem.segments.sum()))
     chosen = schedule[schedule >= 0]
     counts = np.bincount(chosen % 4, minlength=4)
     expected = len(chosen) / 4
     assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
     np.testing.assert_array_equal(np.bincount(chosen // 4), np.full(6, 2000))
     other = problem_of(training=steps, augmentation={"kind": "random", "seed": 1})
-    other = other.schedule(3, 0, other.total_steps)
+    other = other.schedule(3, 0, int(other.segments.sum()))
     assert not (other == schedule).all()
 
 
@@ -143,6 +143,19 @@ def test_diverged_members_are_marked_and_do_not_stop_the_others():
     assert shard["done"].all()
     calm = problem_of()
     assert not train(calm, range(3)).to_dataset(calm, range(3))["diverged"].any()
+
+
+def test_every_record_is_looked_at_for_divergence_a_fixed_number_of_times(monkeypatch):
+    looked, diverged = [], ShardResult.diverged
+
+    def counted(result):
+        looked.append(result.prediction.shape[1])
+        return diverged.fget(result)
+
+    monkeypatch.setattr(ShardResult, "diverged", property(counted))
+    records = list(range(41))
+    train(problem_of(training={**CONTENT["training"], "steps": 40, "record": records}), range(2))
+    assert sum(looked) <= 3 * len(records)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

@@ -91,6 +91,7 @@ class _Group:
     def train(self, state: object, record: int, step: int, pause: Pause) -> None:
         ends = np.cumsum(self.problem.segments)
         stored = self.problem.stored_records
+        alive = ~self._diverged(range(record))
         for index in range(record, len(ends)):
             while step < ends[index]:
                 count = min(int(ends[index]) - step, self.choice.steps_per_call)
@@ -98,16 +99,16 @@ class _Group:
                 step += count
                 if step < ends[-1]:
                     pause(self._position(state, index, step))
-            self._keep(self.trainer.record(state, index in stored), index)
-            if self.diverged(index).all():
+            self._keep(self.trainer.record(state, index in stored), index, alive)
+            alive &= ~self._diverged(range(index, index + 1))
+            if not alive.any():
                 return
 
     def _position(self, state: object, record: int, step: int) -> Callable[[], Position]:
         return lambda: Position(self.rows.start, record, step, self.result, self.trainer.save(state))
 
-    def _keep(self, record: Record, index: int) -> None:
+    def _keep(self, record: Record, index: int, alive: np.ndarray) -> None:
         number = self.rows.stop - self.rows.start
-        alive = ~self.diverged(index - 1)
         rows = np.arange(self.rows.start, self.rows.stop)[alive]
         self.result.prediction[rows, index] = record.prediction[:number][alive]
         self.result.loss[rows, index] = record.loss[:number][alive]
@@ -116,11 +117,8 @@ class _Group:
             for kept, array in zip(self.result.weights, record.weights, strict=True):
                 kept[rows, place] = array[:number][alive]
 
-    def diverged(self, index: int) -> np.ndarray:
-        """(member,) whether the members had diverged by record ``index``."""
-        part = replace(
-            self.result,
-            prediction=self.result.prediction[self.rows, : index + 1],
-            loss=self.result.loss[self.rows, : index + 1],
-        )
-        return part.diverged
+    def _diverged(self, records: range) -> np.ndarray:
+        """(member,) whether the members diverged at one of some consecutive records; False for none."""
+        prediction = self.result.prediction[self.rows, records.start : records.stop]
+        loss = self.result.loss[self.rows][:, [0, *records] if records else []]
+        return replace(self.result, prediction=prediction, loss=loss).diverged
