@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -54,10 +56,10 @@ def list_gpus() -> list[str]:
     """Names by which CUDA_VISIBLE_DEVICES knows the GPUs that this process may use, [] if none.
 
     Unique names are taken from ``nvidia-smi``, which lists those the process is allowed to use; CUDA_VISIBLE_DEVICES
-    restricts them further.
+    restricts them further. There are none for an installation whose jax and torch compute on CPUs alone.
     """
     command = shutil.which("nvidia-smi")
-    if command is None:
+    if command is None or not has_cuda():
         return []
     query = [command, "--query-gpu=uuid", "--format=csv,noheader"]
     try:
@@ -75,6 +77,18 @@ def list_gpus() -> list[str]:
         else:
             visible.append(name)
     return visible
+
+
+def has_cuda() -> bool:
+    """Whether the installed jax or torch can use CUDA, as their files say; neither is imported."""
+    if any("cuda" in point.name for point in importlib.metadata.entry_points(group="jax_plugins")):
+        return True
+    try:
+        version = importlib.metadata.distribution("torch").locate_file("torch/version.py")
+        text = Path(str(version)).read_text(encoding="utf-8")
+    except (importlib.metadata.PackageNotFoundError, OSError):
+        return False
+    return re.search(r"^cuda\b[^=]*= *['\"]", text, re.MULTILINE) is not None
 
 
 def use_cpu() -> None:

@@ -39,6 +39,7 @@ def hold(folder, *gpus):
 
 
 def fake_nvidia_smi(folder, monkeypatch, script):
+    monkeypatch.setattr(devices, "has_cuda", lambda: True)
     command = folder / "nvidia-smi"
     command.write_text(f"#!/bin/sh\n{script}\n")
     command.chmod(0o755)
@@ -70,6 +71,35 @@ def test_no_driver_means_no_gpu(tmp_path, monkeypatch):
     assert devices.list_gpus() == []
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert devices.list_gpus() == []
+
+
+def install(folder, name, file, text):
+    """A package as far as its files say."""
+    information = folder / f"{name}-9.9.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.9\n")
+    target = information / file if file == "entry_points.txt" else folder / file
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text", "cuda"),
+    [
+        ("torch", "torch/version.py", "cuda: Optional[str] = '13.0'\n", True),
+        ("torch", "torch/version.py", "__version__ = '9+cpu'\ncuda: Optional[str] = None\nhip = '6'\n", False),
+        ("torch", "torch/other.py", "", False),
+        ("jax_cuda13_pjrt", "entry_points.txt", "[jax_plugins]\nxla_cuda13 = jax_plugins.xla_cuda13\n", True),
+        ("jax_tpu", "entry_points.txt", "[jax_plugins]\ntpu = jax_plugins.tpu\n", False),
+    ],
+)
+def test_gpus_are_for_installations_that_can_use_them(tmp_path, monkeypatch, name, file, text, cuda):
+    able = devices.has_cuda
+    fake_nvidia_smi(tmp_path, monkeypatch, "echo GPU-aa")
+    monkeypatch.setattr(devices, "has_cuda", able)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site")])
+    install(tmp_path / "site", name, file, text)
+    assert devices.list_gpus() == (["GPU-aa"] if cuda else [])
 
 
 def test_without_a_gpu_nothing_changes(tmp_path):
