@@ -25,8 +25,6 @@ from .training import Choice, Position, Problem, ShardResult
 FORMAT = 1
 #: Seconds of training for every second that writing a checkpoint took, at least.
 SPACING = 100.0
-#: Packages whose versions the bits of a trained member depend on.
-NUMERICAL = ("emergent-equivariance", "jax", "jaxlib", "numba", "numpy", "optax", "torch")
 
 _RESULT = ("member", "record", "sample", "element", "output")
 
@@ -40,7 +38,7 @@ def identity(config_hash: str, members: Sequence[int], problem: Problem, choice:
         "learning_rate": problem.learning_rate,
         "precision": problem.settings.execution.precision,
         "choice": choice.as_dict(),
-        "versions": store.versions(NUMERICAL),
+        "versions": store.versions(store.NUMERICAL),
     }
 
 

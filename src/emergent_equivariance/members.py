@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ from .errors import StoreError, StudyError
 from .inputs import read_data, read_learning_rate
 from .interruption import Interruption
 from .study import Arm, Probe, Study, header, read_probe
+from .study.work import training_seconds
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
@@ -24,16 +24,16 @@ def probe(study: Study, arm: Arm, say: Say) -> None:
     _prepare(study, arm, say)
     from . import store
     from .training import build_problem
-    from .training.probe import LEARNING_RATE, choose, work
+    from .training.probe import LEARNING_RATE, choose
 
     problem = build_problem(arm.settings, data, LEARNING_RATE)
     sharing = [other.settings for other in study.arms if other.probe_key == arm.probe_key]
-    decision = choose(problem, sum(work(settings, problem) for settings in sharing), say=say)
+    decision = choose(problem, sum(map(training_seconds, sharing)), say=say)
     found = Probe(
         probe_key=arm.probe_key,
         machine=devices.machine(),
         threads=execution.threads,
-        versions=json.loads(store.provenance(study)["versions"]),
+        versions=store.versions(store.NUMERICAL),
         **vars(decision),
     )
     store.write_text(found.to_json(), study.probe_path(arm))
@@ -69,6 +69,12 @@ def _train(study: Study, arm: Arm, members: range, interruption: Interruption, s
     path = study.shard_path(arm, members[0], members[-1])
     problem, choice = build_problem(arm.settings, data, rate), probed.choice
     engine = get_engine(choice.engine)
+    if probed.device != "cpu" and engine.device() == "cpu":
+        raise StudyError(
+            f"{study.probe_path(arm)}: {choice} was chosen on {probed.device}, and {choice.engine} finds no GPU here.",
+            remedy="Train where there is one, or delete this file and run again to have it measured here; nothing that "
+            "is trained is lost.",
+        )
     trainer = engine.trainer(problem, choice)
     machine = f"{devices.machine()}, {engine.device()}"
     checkpoints = Checkpoints(
@@ -121,11 +127,8 @@ def _use_device(arm: Arm, probed: Probe, say: Say) -> None:
     devices.limit_threads(arm.settings.execution.threads)
     if probed.device == "cpu":
         devices.use_cpu()
-        return
-    gpus = devices.list_gpus()
-    if not gpus:
-        say(f"warning: the engine was chosen for {probed.device}, and no GPU is here: members are trained on the CPU")
-    devices.use_gpu(gpus, say)
+    else:
+        devices.use_gpu(devices.list_gpus(), say)
 
 
 def _prepare(study: Study, arm: Arm, say: Say) -> None:

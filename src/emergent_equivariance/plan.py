@@ -156,7 +156,7 @@ def _members_table(study: Study) -> Table:
         cells.append("?" if cost is None or cost.flops is None else f"{cost.flops / 1e9:.3g}")
         cells.append(_hours(arm, cost, probe))
         memory = training_job_bytes(arm.settings, probe)
-        cells.append("?" if memory is None else ("≤ " if probe is None else "") + size(memory))
+        cells.append("?" if memory is None else f"about {size(memory)}")
         cells.append("?" if cost is None else size(cost.shard_bytes))
         table.add_row(*cells)
     return table
@@ -178,7 +178,7 @@ def _hours(arm: Arm, cost: Cost | None, probe: Probe | None) -> str:
         return f"{hours * probe.threads:.2g}" if probe.device == "cpu" else f"{hours:.2g} of GPU"
     if cost is None or cost.flops is None:
         return "?"
-    return f"{core_seconds(s, cost.flops) / 3600:.2g}"
+    return f"{core_seconds(s, cost.flops, s.ensemble.members * gradient_steps(s)) / 3600:.2g}"
 
 
 def _networks_table(study: Study, keys: bool) -> Table:

@@ -32,7 +32,11 @@ from .interpolation import InputAction, InterpolatedAction
 from .study import FORMAT, Arm, Study
 from .tasks.base import Readout, TaskData
 
+#: Packages whose versions every store says.
 VERSIONED = ("emergent-equivariance", "jax", "neural-tangents", "numpy", "scipy", "torch", "xarray", "zarr")
+
+#: Packages whose versions the bits of a trained member depend on.
+NUMERICAL = ("emergent-equivariance", "jax", "jaxlib", "numba", "numpy", "optax", "torch")
 
 #: Largest block of a leading dimension that is read or hashed at once.
 BLOCK_BYTES = 32 * 2**20

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -23,13 +24,9 @@ STEPS, MEMBERS, REPETITIONS = 300, 64, 5
 WORK = 2e10
 
 
-def problem_of(layers, width, **sections):
-    """512 rows: 128 lattices with their four rotations; full-batch gradient descent."""
-    from emergent_equivariance.study import parse_study
-    from emergent_equivariance.tasks import build_task
-    from emergent_equivariance.training import build_problem
-
-    content = {
+def content_of(layers, width, **sections):
+    """A study of 512 rows: 128 lattices with their four rotations; full-batch gradient descent."""
+    return {
         "study": "speed",
         "task": {"name": "ising", "lattice": 5, "target": "total", "train": 128, "test": 64, "ood": "none"},
         "augmentation": "full",
@@ -38,7 +35,15 @@ def problem_of(layers, width, **sections):
         "ensemble": {"members": MEMBERS},
         **sections,
     }
-    settings = parse_study(content, Path("speed.yaml")).arms[0].settings
+
+
+def problem_of(layers, width, **sections):
+    """The training problem of such a study."""
+    from emergent_equivariance.study import parse_study
+    from emergent_equivariance.tasks import build_task
+    from emergent_equivariance.training import build_problem
+
+    settings = parse_study(content_of(layers, width, **sections), Path("speed.yaml")).arms[0].settings
     return build_problem(settings, build_task(settings), 0.01)
 
 
@@ -145,19 +150,30 @@ def member() -> None:
 
 
 def memory(content: dict) -> dict:
-    """Peak memory of training one group of members, and what is predicted."""
-    import resource
+    """Peak memory of a process that trains a shard of one group of members, and what is predicted.
 
+    It is ``emeq train`` in a folder of its own: programs are compiled, and the shard is written.
+    """
+    from emergent_equivariance import members, store
+    from emergent_equivariance.study import Choice, Probe, parse_study
     from emergent_equivariance.study.training_memory import training_memory
-    from emergent_equivariance.training import Choice, get_engine, train_shard
+    from emergent_equivariance.tasks import build_task
 
     choice = Choice(**content.pop("choice"))
-    problem = problem_of(1, 1, **content)
-    trainer = get_engine(choice.engine).trainer(problem, choice)
-    train_shard(problem, trainer, choice, range(choice.members_at_once))
-    rows, shape = len(problem.row_input), problem.orbit_input.shape[2:]
-    expected = training_memory(problem.settings, choice, shape, problem.outputs, rows)
-    return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "expected": expected}
+    together = choice.members_at_once
+    content = {**content_of(1, 1, **content), "ensemble": {"members": together}, "execution": {"shard_size": together}}
+    with tempfile.TemporaryDirectory() as folder:
+        study = parse_study({**content, "tracking": {"wandb": "disabled"}}, Path("memory.yaml"), Path(folder))
+        (arm,) = study.arms
+        data = build_task(arm.settings)
+        store.write(store.task_to_dataset(data), study.data_path(arm), store.provenance(study))
+        probe = Probe(arm.probe_key, choice, reason="given", device="cpu", machine="any", threads=1)
+        store.write_text(probe.to_json(), study.probe_path(arm))
+        members.train(study, arm, 0, together - 1, lambda text: None, lambda done, total: None)
+    rows = arm.settings.task.train * arm.settings.augmentation.rows(data.input_action.group.order)
+    shape, outputs = arm.settings.task.input_shape(), arm.settings.task.outputs()
+    (peak,) = (line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+    return {"peak": int(peak) * 1024, "expected": training_memory(arm.settings, choice, shape, outputs, rows)}
 
 
 def many(width: int, layers: int, rows: int, size: int) -> dict:

@@ -19,6 +19,10 @@ CORES = sorted(os.sched_getaffinity(0))[:2]
 TRAINING = {"learning_rate": 0.01, "steps": 2, "record": [0, 2]}
 CNN_TASK = {"name": "ising", "lattice": 28, "target": "total", "train": 32, "test": 16, "ood": "none"}
 ADAM = {"optimizer": "adam", "learning_rate": 0.01, "epochs": 1, "batch_size": 64}
+DIGITS = {"name": "digits", "train": 1024, "test": 256, "ood": "none"}
+DIGITS = {"task": DIGITS, "augmentation": "none"}
+CNN = {"name": "cnn", "conv_layers": 3, "width": 32}
+CNN_ADAM = {"optimizer": "adam", "learning_rate": 0.001, "epochs": 1, "batch_size": 128}
 #: Engine, variant, members at once, network, further sections.
 MEMORY = [
     ("jax", "map", 16, {"name": "mlp", "hidden_layers": 3, "width": 64}, {}),
@@ -30,6 +34,14 @@ MEMORY = [
     ("torch", "loop", 1, {"name": "mlp", "hidden_layers": 3, "width": 2048}, {}),
     ("torch", "vmap", 64, {"name": "mlp", "hidden_layers": 3, "width": 512}, {}),
     ("torch", "vmap", 8, {"name": "cnn", "width": 16, "head": "flatten"}, {"task": CNN_TASK}),
+    ("numba", "loop", 1, {"name": "cnn", "width": 48, "head": "flatten"}, {"task": CNN_TASK}),
+    ("numba", "loop", 1, CNN, DIGITS),
+    ("torch", "loop", 1, CNN, DIGITS),
+    ("jax", "map", 1, CNN, DIGITS),
+    ("numba", "loop", 1, CNN, DIGITS | {"training": CNN_ADAM}),
+    ("torch", "loop", 1, CNN, DIGITS | {"training": CNN_ADAM}),
+    ("torch", "vmap", 8, CNN, DIGITS | {"training": CNN_ADAM}),
+    ("jax", "map", 1, CNN, DIGITS | {"training": CNN_ADAM}),
 ]
 
 

@@ -62,7 +62,7 @@ def train(study_file: str, arms: list[str]) -> dict:
         width, outputs, records = settings.network.width, problem.row_target.shape[1], len(problem.segments)
         step = rows * width * (4 * size + 6 * outputs)  # forward, both weight gradients, hidden gradient
         evaluated = problem.orbit_input.shape[0] * problem.orbit_input.shape[1] + len(problem.train_input)
-        flops = 16 * (problem.total_steps * step + records * evaluated * 2 * width * (size + outputs))
+        flops = 16 * (int(problem.segments.sum()) * step + records * evaluated * 2 * width * (size + outputs))
         result[path] = {"flops": flops, "seconds": seconds, "rate": flops / seconds, "members_per_second": 16 / seconds}
     return result
 

@@ -102,8 +102,8 @@ def test_torch_is_bitwise_the_same_wherever_it_is_interrupted(case: str, variant
     problem, members = problem_of(case), MEMBERS[:together]
     choice = Choice("torch", variant, together, 100)
     trainer, other = (get_engine("torch").trainer(problem, choice) for _ in range(2))
-    whole = trainer.advance(trainer.start(members), 0, problem.total_steps)
-    state, calls = trainer.start(members), [0, 1, 5, problem.total_steps]
+    whole = trainer.advance(trainer.start(members), 0, int(problem.segments.sum()))
+    state, calls = trainer.start(members), [0, 1, 5, int(problem.segments.sum())]
     for first, stop in pairwise(calls):
         saved = trainer.save(state)
         kept = [array.copy() for array in saved]
@@ -154,10 +154,10 @@ def written_out(problem: Problem, member: int) -> np.ndarray:
     x, y = (torch.tensor(a, dtype=torch.float32) for a in (problem.row_input, problem.row_target))
     orbit = torch.tensor(problem.orbit_input.reshape(-1, *shape[2:]), dtype=torch.float32)
     ends, recorded = np.cumsum(problem.segments), []
-    for step in range(problem.total_steps + 1):
+    for step in range(int(problem.segments.sum()) + 1):
         if step in ends:
             recorded.append(module.eval()(orbit).detach().numpy().reshape(*shape[:2], -1))
-        if step == problem.total_steps:
+        if step == int(problem.segments.sum()):
             return np.stack(recorded)
         rows = problem.schedule(member, step, 1)[0]
         rows = torch.from_numpy(rows[rows >= 0])

@@ -102,7 +102,7 @@ def test_steps_are_bitwise_the_same_however_they_are_cut_into_calls(engine, case
     problem, members = problem_of(case), [1, 4]
     trainer = trainer_of(case, Choice(*engine, 2 if engine[1] == "vmap" else 1, 12))
     members = members if engine[1] == "vmap" else members[:1]
-    total = min(problem.total_steps, 12)
+    total = min(int(problem.segments.sum()), 12)
     inner = data.draw(st.sets(st.integers(1, total - 1)))
     whole = trainer.advance(trainer.start(members), 0, total)
     state = trainer.start(members)
@@ -116,7 +116,7 @@ def test_steps_are_bitwise_the_same_however_they_are_cut_into_calls(engine, case
 @given(case=st.sampled_from([*SECTIONS]), member=st.integers(0, 10**6), data=st.data())
 def test_the_schedule_is_the_same_however_it_is_cut(case, member, data):
     problem = problem_of(case)
-    total = problem.total_steps
+    total = int(problem.segments.sum())
     whole = problem.schedule(member, 0, total)
     assert whole.shape == (total, problem.batch)
     inner = data.draw(st.sets(st.integers(1, total - 1)))

@@ -108,6 +108,57 @@ def test_erf_in_single_precision() -> None:
     np.testing.assert_allclose(n * change / result[0], 2 / np.pi**0.5 * np.exp(-(b.astype(float) ** 2)), atol=5e-7)
 
 
+def run_plan(plan: ConvPlan, leaves: list[np.ndarray], x: np.ndarray, y: np.ndarray, learn: bool) -> np.ndarray:
+    """Outputs of all rows (row, output); or the gradients, left in the plan."""
+    plan.pack(leaves)
+    result, rows = np.empty_like(y), np.arange(len(x), dtype=np.int32)
+    arrays = (plan.work, plan.packed, plan.gradient, result, plan.layers, plan.dense, rows, x, y)
+    run(*arrays, plan.matrices, plan.program, learn)
+    return result
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf], ids=["nan", "inf"])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("activation", ["relu", "erf"])
+@pytest.mark.parametrize("head", ["flatten", "global_average_pool"])
+def test_weights_that_are_not_finite_are_not_hidden(head: str, activation: str, precision: str, value: float) -> None:
+    """In the layer they stand in or any behind it; and the next member finds nothing of them in the work space."""
+    section = cnn(activation=activation, head=head, dense_layers=1, b_std=0.1)
+    network, plan = build_network(section, (6, 6, 1), 2), ConvPlan(section, (6, 6, 1), 2, False, precision)
+    healthy = [array.astype(precision) for array in initial_arrays(network.shapes, 0, 3)]
+    draw = np.random.default_rng(0)
+    x, y = draw.random((3, 6, 6, 1)).astype(precision) + 1, draw.standard_normal((3, 2)).astype(precision)
+    expected = run_plan(plan, healthy, x, y, False)
+    run_plan(plan, healthy, x, y, True)
+    gradients = plan.unpack(network.shapes)
+    for index in range(len(healthy)):
+        broken = [array.copy() for array in healthy]
+        broken[index][:] = value  # erf of infinity is finite
+        found = run_plan(plan, broken, x, y, False)
+        assert np.isnan(found).any() == np.isnan(direct(section, broken, x, precision)).any(), index
+        run_plan(plan, broken, x, y, True)
+        if np.isnan(value):
+            assert np.isnan(found).all(), index
+            assert all(np.isnan(change).any() for change in plan.unpack(network.shapes)[:-1]), index
+        np.testing.assert_array_equal(run_plan(plan, healthy, x, y, False), expected)
+        run_plan(plan, healthy, x, y, True)
+        for a, b in zip(plan.unpack(network.shapes), gradients, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("head", "activation"), [("global_average_pool", "relu"), ("flatten", "erf")])
+@pytest.mark.parametrize("rate", [1e8, 1.0])
+def test_members_diverge_where_they_do_with_the_other_engines(rate: float, head: str, activation: str) -> None:
+    network = {"name": "cnn", "width": 4, "head": head, "activation": activation}
+    training = {"steps": 6, "record": [0, 6], "learning_rate": rate}
+    problem = replace(problem_of("cnn-full-gd", network=network, training=training), learning_rate=rate)
+    marks = {
+        engine: train(problem, engine, variant).diverged.tolist()
+        for engine, variant in (("jax", "map"), ("torch", "loop"), ("numba", "loop"))
+    }
+    assert marks["numba"] == marks["torch"] == marks["jax"] == [rate > 1] * len(MEMBERS)
+
+
 @pytest.mark.parametrize(("case", "precision"), CONVOLUTIONAL, ids=map("-".join, CONVOLUTIONAL))
 def test_it_trains_like_the_jax_engine(case: str, precision: str) -> None:
     problem, tolerance = problem_of(case, precision), TOLERANCE[precision]
@@ -125,9 +176,9 @@ def test_it_is_bitwise_the_same_wherever_it_is_interrupted(case: str) -> None:
     """Also in another trainer, and alone or beside others."""
     problem = problem_of(case)
     trainer, other = (get_engine("numba").trainer(problem, Choice("numba", "loop", 2, 100)) for _ in range(2))
-    whole = trainer.save(trainer.advance(trainer.start(MEMBERS[:2]), 0, problem.total_steps))
+    whole = trainer.save(trainer.advance(trainer.start(MEMBERS[:2]), 0, int(problem.segments.sum())))
     state = trainer.start(MEMBERS[:2])
-    for first, stop in pairwise([0, 1, 5, problem.total_steps]):
+    for first, stop in pairwise([0, 1, 5, int(problem.segments.sum())]):
         saved = trainer.save(state)
         kept = [array.copy() for array in saved]
         trainer.advance(state, first, stop - first)
@@ -135,7 +186,7 @@ def test_it_is_bitwise_the_same_wherever_it_is_interrupted(case: str) -> None:
             np.testing.assert_array_equal(a, b, "what is saved does not change with the state")
         trainer, other = other, trainer
         state = trainer.advance(trainer.restore(MEMBERS[:2], saved), first, stop - first)
-    alone = trainer.save(trainer.advance(trainer.start(MEMBERS[1:2]), 0, problem.total_steps))
+    alone = trainer.save(trainer.advance(trainer.start(MEMBERS[1:2]), 0, int(problem.segments.sum())))
     for a, b, c in zip(trainer.save(state), whole, alone, strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(b[1:], c)
@@ -147,7 +198,7 @@ def test_other_networks_are_left_to_other_engines() -> None:
     assert engine.candidates(problem, 8) == []
     with pytest.raises(StudyError, match=r"numba: cannot train network mlp .*execution.engine auto"):
         engine.trainer(problem, Choice("numba", "loop", 1, 10))
-    with pytest.raises(UserError, match=r"numba trains cnn and gcnn, not mlp; use auto"):
+    with pytest.raises(UserError, match=r"numba cannot train network mlp, only cnn, gcnn; use auto"):
         problem_of("mlp-none-gd", execution={"engine": "numba"})
     [choice] = engine.candidates(problem_of("gcnn-none-adam"), 8)
     with pytest.raises(StudyError, match=r"network gcnn by variant vmap.*variant loop"):

@@ -9,10 +9,18 @@ import pytest
 
 from emergent_equivariance.errors import StoreError, StudyError
 from emergent_equivariance.study import Choice, Probe, parse_study, read_probe
-from emergent_equivariance.study.work import gradient_steps, members_per_shard, step_flops, training_flops
+from emergent_equivariance.study.work import (
+    WORTHWHILE,
+    core_seconds,
+    gradient_steps,
+    members_per_shard,
+    step_flops,
+    training_flops,
+    training_seconds,
+)
 from emergent_equivariance.tasks import build_task
 from emergent_equivariance.training import Record, build_problem, get_engine, train_shard
-from emergent_equivariance.training.probe import BUDGET, LATENCY, LEAST, WORTHWHILE, choose, work
+from emergent_equivariance.training.probe import BUDGET, LATENCY, LEAST, choose
 
 CONTENT = {
     "study": "small",
@@ -237,21 +245,33 @@ def test_engines_that_are_not_needed_are_not_imported():
 
 def test_work_grows_with_members_and_steps_and_falls_with_threads():
     def of(**sections):
-        problem = problem_of(**sections)
-        return work(problem.settings, problem)
+        return training_seconds(arm_of(**sections).settings)
 
     one = of()
     assert of(ensemble={"members": 128}) == pytest.approx(2 * one)
     assert of(execution={"threads": 2}) == pytest.approx(one / 2)
     longer = of(training={"learning_rate": 0.5, "steps": 1200, "record": [0, 1200]})
     assert 50 * one < longer < 100 * one, "recording is counted too"
+    settings = arm_of().settings
+    assert core_seconds(settings, 0, 1000) > 1e-3, "a step takes time beside its operations"
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"network": {"name": "torch", "factory": "tests.networks_for_tests:mlp"}},
+        {"task": {"name": "custom", "factory": "a.b:c", "train": 6, "test": 4}, "group": "c1"},
+    ],
+)
+def test_work_that_the_settings_do_not_tell_is_worth_measuring(sections):
+    assert training_seconds(arm_of(**sections).settings) == math.inf
 
 
 def test_operations_are_those_of_the_problem():
     for sections in ({}, {"training": SGD}, {"training": SGD, "augmentation": "full"}, {"augmentation": "random"}):
         problem = problem_of(**sections)
         settings, shape = problem.settings, problem.orbit_input.shape[2:]
-        assert gradient_steps(settings) == problem.total_steps
+        assert gradient_steps(settings) == int(problem.segments.sum())
         evaluated = np.prod(problem.orbit_input.shape[:2]) * len(settings.training.recorded)
         rows = problem.units * settings.training.recorded[-1] + evaluated / 3
         expected = members_per_shard(settings) * 6.4 * step_flops(settings, shape, problem.outputs, 1) * rows
@@ -280,6 +300,19 @@ def test_arms_that_differ_in_what_speed_does_not_depend_on_share_a_probe():
         assert arm_of(training={**CONTENT["training"], **change}).probe_key == key
     subset = {"kind": "subset", "subset": 2}
     assert arm_of(augmentation=subset).probe_key == arm_of(augmentation={**subset, "seed": 4}).probe_key != key
+
+
+def test_what_is_raised_until_it_is_worth_measuring_is_measured():
+    """An unmeasured default that a short trial has left is not kept for long training."""
+    few = arm_of()
+    for sections in (
+        {"ensemble": {"members": 10**6}},
+        {"training": {**CONTENT["training"], "steps": 10**8, "record": [0, 10**8]}},
+    ):
+        many = arm_of(**sections)
+        assert training_seconds(few.settings) < WORTHWHILE < training_seconds(many.settings)
+        assert many.probe_key != few.probe_key
+        assert (many.data_key, many.theory_key == few.theory_key) == (few.data_key, "ensemble" in sections)
 
 
 @pytest.mark.parametrize(
@@ -327,6 +360,7 @@ def test_the_file_holds_all_there_is(tmp_path):
         (lambda text: "[]", "is damaged"),
         (lambda text: text.replace('"steps_per_call": 1', '"steps_per_call": -1'), "choice.steps_per_call"),
         (lambda text: text.replace('"engine"', '"machine"'), "choice.engine"),
+        (lambda text: text.replace('"engine": "jax"', '"engine": "abacus"'), "those known are numba, jax, torch"),
         (lambda text: json.dumps({**json.loads(text), "probe_key": "x"}), "was written for other arms"),
     ],
 )

@@ -17,6 +17,7 @@ from ..groups import FAMILIES, GROUPS, NAMES, get_group
 from .action import GroupAction
 from .base import SAFE_NAME, Section
 from .convergence import Convergence
+from .engines import ENGINES
 from .networks import (
     AnalyticNetwork,
     CnnNetwork,
@@ -190,10 +191,12 @@ class Settings(Common):
             )
         if isinstance(self.execution.members_at_once, int) and self.execution.members_at_once < 1:
             raise ValueError(f"execution.members_at_once: {self.execution.members_at_once} is below 1")
-        if isinstance(self.network, TorchNetwork) and self.execution.engine == "jax":
-            raise ValueError("execution.engine: jax cannot train network torch; use auto or torch")
-        if self.execution.engine == "numba" and not isinstance(self.network, ConvolutionalNetwork):
-            raise ValueError(f"execution.engine: numba trains cnn and gcnn, not {self.network.name}; use auto")
+        engine, trained = self.execution.engine, ENGINES.get(self.execution.engine)
+        if trained is not None and self.network.name not in trained.networks:
+            raise ValueError(
+                f"execution.engine: {engine} cannot train network {self.network.name}, only "
+                f"{', '.join(trained.networks)}; use auto"
+            )
         if self.resolves_learning_rate and not self.has_kernel:
             raise ValueError(
                 "training.learning_rate: a critical_fraction needs the NTK, and network torch has no analytic one; "

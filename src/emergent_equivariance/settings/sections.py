@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from .base import SAFE_NAME, Section
+from .engines import ENGINES
+
+if TYPE_CHECKING:
+    EngineName = str
+else:
+    EngineName = Literal["auto", *ENGINES]
 
 # --------------------------------------------------------------------------------------- augmentation
 
@@ -227,7 +233,7 @@ class Execution(Section):
     """How the work is cut up; no number depends on it beyond floating-point round-off."""
 
     shard_size: int = Field(64, ge=1, description="Members trained by one job.")
-    engine: Literal["auto", "jax", "torch", "numba"] = Field(
+    engine: EngineName = Field(
         "auto",
         description="Training engine; auto: the one that a short measurement before training finds fastest. numba "
         "trains cnn and gcnn, on one CPU thread.",

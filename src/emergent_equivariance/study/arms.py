@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from ..settings import ConvergenceSettings, RegressionSettings, Section, Settings, TorchNetwork
-from .work import members_per_shard
+from .work import WORTHWHILE, members_per_shard, training_seconds
 
 #: Part of every hash: raised when stored numbers change their meaning.
 FORMAT = 1
@@ -119,7 +119,8 @@ class Arm:
 
     @cached_property
     def probe_fields(self) -> dict[str, Any]:
-        """What the speed of training depends on: neither seeds nor the learning rate nor the recorded steps."""
+        """What the speed of training depends on, and whether that is worth measuring: neither seeds nor the learning
+        rate nor the recorded steps."""
         s = self.settings
         task = {name: value for name, value in self.data_fields["task"].items() if name != "seed"}
         execution = {"engine", "members_at_once", "threads", "precision"}
@@ -132,6 +133,7 @@ class Arm:
             "samples": s.evaluate.samples,
             "execution": s.execution.model_dump(mode="json", include=execution),
             "members": members_per_shard(s),
+            "worthwhile": training_seconds(s) >= WORTHWHILE,
         }
 
     def _augmentation(self) -> dict[str, Any]:

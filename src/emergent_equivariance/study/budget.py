@@ -22,6 +22,7 @@ from typing import Literal
 from ..errors import StudyError
 from ..groups import get_group
 from ..settings import AnySettings, ConvergenceSettings, RegressionSettings, Settings, TorchNetwork
+from ..settings.engines import ENGINES
 from .probes import Choice, Probe
 from .tiling import Tiling, planned_tiling, whole_tiling
 from .training_memory import training_memory
@@ -35,8 +36,8 @@ PROGRAM = 400_000_000
 #: Memory in MB that every job is given at least.
 LEAST = 1000
 
-#: Members at once that engines try on a CPU, at most.
-STACKS = {"jax": 8, "torch": 32, "numba": 1}
+#: What jobs that train ask for, over what is predicted, which may be a quarter off.
+MARGIN = 1.25
 
 #: Bytes of a process that has started CUDA, beside those of one that has not (an estimate).
 CUDA = 3_000_000_000
@@ -158,7 +159,7 @@ def job_memory(settings: AnySettings, job: Literal["tiles", "solution"]) -> int:
 
 
 def training_job_bytes(settings: Settings, probe: Probe | None) -> int | None:
-    """Bytes of memory of a job that trains a shard, or measures engines.
+    """About how many bytes of memory a job takes that trains a shard, or measures engines.
 
     Args:
       settings: the arm.
@@ -176,18 +177,23 @@ def training_job_bytes(settings: Settings, probe: Probe | None) -> int | None:
     )
     if probe is None:
         given, members = settings.execution.members_at_once, members_per_shard(settings)
-        numbers = {engine: min(members, most if given == "auto" else given) for engine, most in STACKS.items()}
-        choices = [Choice(engine, "vmap", number, 1) for engine, number in numbers.items()]
+        allowed = [name for name in ENGINES if settings.execution.engine in (name, "auto")]
+        engines = {name: ENGINES[name] for name in allowed if settings.network.name in ENGINES[name].networks}
+        most = {name: max(engine.stacks, default=1) if given == "auto" else given for name, engine in engines.items()}
+        choices = [
+            Choice(name, "vmap" if engine.stacks else "loop", min(members, most[name]), 1)
+            for name, engine in engines.items()
+        ]
     else:
         choices = [probe.choice if probe.device == "cpu" else replace(probe.choice, members_at_once=1)]
-    most = max(training_memory(settings, choice, shape, outputs, rows) for choice in choices)
-    return most if probe is None or probe.device == "cpu" else most + CUDA
+    needed = max(training_memory(settings, choice, shape, outputs, rows) for choice in choices)
+    return needed if probe is None or probe.device == "cpu" else needed + CUDA
 
 
 def training_job_memory(settings: Settings, probe: Probe | None) -> int:
     """Memory in MB that such a job asks the scheduler for: at least LEAST, execution.memory where it is not known."""
     found = training_job_bytes(settings, probe)
-    return max(LEAST, ceil(settings.execution.memory * 1e3 if found is None else found / 1e6))
+    return max(LEAST, ceil(settings.execution.memory * 1e3 if found is None else MARGIN * found / 1e6))
 
 
 def size(count: float) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ..errors import StoreError
+from ..settings.engines import ENGINES
 
 __all__ = ["Candidate", "Choice", "Probe", "read_probe"]
 
@@ -101,7 +102,7 @@ class Probe:
 def read_probe(path: Path, key: str) -> Probe | None:
     """The file at ``path``, None if there is none.
 
-    Raises StoreError if it is torn or was not written for arms with this ``key``.
+    Raises StoreError if it is torn, names an unknown engine or was not written for arms with this ``key``.
     """
     remedy = "Delete it and run the study again; nothing that is trained is lost."
     try:
@@ -114,6 +115,11 @@ def read_probe(path: Path, key: str) -> Probe | None:
         raise StoreError(f"{path}: is damaged: {where + ': ' if where else ''}{first['msg']}.", remedy=remedy) from None
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}.", remedy=remedy) from None
+    if probe.choice.engine not in ENGINES:
+        raise StoreError(
+            f"{path}: choice.engine: {probe.choice.engine!r} is no engine; those known are {', '.join(ENGINES)}.",
+            remedy=remedy,
+        )
     if probe.probe_key != key:
         raise StoreError(
             f"{path}: was written for other arms (probe key {probe.probe_key}, expected {key}).", remedy=remedy

@@ -8,38 +8,22 @@ else a = k), in numbers of the precision of training:
 - k times the parameters and what the optimiser keeps beside them;
 - the training rows, the inputs that are evaluated, and what is recorded of a shard.
 
-How many copies of each an engine holds at its peak is measured (tests/benchmarks, within 25 %).
+How many copies of each an engine holds at its peak is measured (settings.engines; tests/benchmarks, within 25 %).
 """
 
 from __future__ import annotations
 
 from math import prod
-from typing import NamedTuple
 
 from ..groups import get_group
 from ..settings import Settings
+from ..settings.engines import ENGINES
 from ..settings.networks import ConvolutionalNetwork, GcnnNetwork, MlpNetwork
 from .probes import Choice
 from .work import members_per_shard
 
 __all__ = ["device_memory", "training_memory"]
 
-
-class _Copies(NamedTuple):
-    """Bytes of a process before anything large is there, libraries and compiled programs included, and copies of
-    activations, patches and parameters at the peak."""
-
-    program: int
-    activations: float
-    patches: float
-    parameters: float
-
-
-#: By engine; another one is taken to be like torch.
-COPIES = {
-    "jax": _Copies(350_000_000, 2.3, 2.8, 3.0),
-    "torch": _Copies(480_000_000, 1.5, 0.0, 3.5),
-}
 
 #: Rows evaluated at once; see training.
 EVALUATION_BATCH = 256
@@ -56,7 +40,7 @@ def device_memory(settings: Settings, choice: Choice, shape: tuple[int, ...], ou
       rows: training rows, augmentation included.
     """
     item = 8 if settings.execution.precision == "float64" else 4
-    copies, together = _copies(choice), choice.members_at_once
+    copies, together = ENGINES[choice.engine].footprint, choice.members_at_once
     apart = together if choice.variant.startswith("vmap") else 1
     batch = min(settings.training.batch or rows, rows)
     units, patches = _units(settings, shape)
@@ -72,11 +56,8 @@ def device_memory(settings: Settings, choice: Choice, shape: tuple[int, ...], ou
 def training_memory(settings: Settings, choice: Choice, shape: tuple[int, ...], outputs: int, rows: int) -> int:
     """Bytes of a process that trains a shard on the CPU, at most; arguments as of device_memory."""
     recorded = len(settings.training.recorded) * _evaluated(settings) * outputs * members_per_shard(settings)
-    return _copies(choice).program + device_memory(settings, choice, shape, outputs, rows) + 3 * 4 * recorded
-
-
-def _copies(choice: Choice) -> _Copies:
-    return COPIES.get(choice.engine, COPIES["torch"])
+    program = ENGINES[choice.engine].footprint.program
+    return program + device_memory(settings, choice, shape, outputs, rows) + 3 * 4 * recorded
 
 
 def _evaluated(settings: Settings) -> int:

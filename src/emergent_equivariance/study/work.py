@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from math import ceil
 
 from ..groups import get_group
 from ..settings import Settings
+from ..settings.engines import ENGINES, default_engine
 
-#: Sustained float32 rate of one CPU core in training, by architecture (measured on one AVX-512 core; an estimate
-#: elsewhere).
-GFLOPS_PER_CORE = {"mlp": 60.0, "cnn": 50.0, "gcnn": 50.0}
+#: Seconds of training below which measuring engines does not pay.
+WORTHWHILE = 10.0
 
 
 def members_per_shard(settings: Settings) -> int:
@@ -48,6 +49,19 @@ def training_flops(settings: Settings, shape: tuple[int, ...], outputs: int) -> 
     return settings.ensemble.members * epoch * (records[-1] + len(records) * evaluated / rows / 3)
 
 
-def core_seconds(settings: Settings, flops: float) -> float:
-    """Seconds that one core takes for so many operations of an arm's training, where nothing is measured."""
-    return flops / (1e9 * GFLOPS_PER_CORE[settings.network.name])
+def core_seconds(settings: Settings, flops: float, steps: int) -> float:
+    """Seconds that one core takes for so many operations in so many gradient steps, by the engine that is taken where
+    nothing is measured; infinite where its speed is not known (network torch)."""
+    network = settings.network.name
+    speed = ENGINES[default_engine(network)].default[network]
+    return math.inf if speed is None else flops / speed.rate + steps * speed.overhead
+
+
+def training_seconds(settings: Settings) -> float:
+    """Estimated seconds of training all members of an arm on its threads; infinite where the settings do not tell:
+    custom tasks, whose data tells the shapes, and network torch."""
+    shape, outputs = settings.task.input_shape(), settings.task.outputs()
+    if shape is None or outputs is None or (flops := training_flops(settings, shape, outputs)) is None:
+        return math.inf
+    steps = settings.ensemble.members * gradient_steps(settings)
+    return core_seconds(settings, flops, steps) / settings.execution.threads

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from ..settings.engines import ENGINES
 from .engine import Choice, Engine, Record, Trainer
 from .loop import Pause, Position, train_shard
 from .problem import Problem, ShardResult, build_problem
@@ -26,22 +27,19 @@ __all__ = [
     "train_shard",
 ]
 
-#: Name of an engine → its module and class, imported when it is asked for; the most promising first.
-ENGINES = {
-    "numba": ("numba_engine", "NumbaEngine"),
-    "jax": ("jax_engine", "JaxEngine"),
-    "torch": ("torch_engine", "TorchEngine"),
-}
-
 
 def get_engine(name: str) -> Engine:
-    """The engine called ``name``, a key of ENGINES."""
-    module, cls = ENGINES[name]
-    made: Any = getattr(import_module(f".{module}", __name__), cls)
+    """The engine called ``name``, a key of ENGINES, imported when it is asked for."""
+    facts = ENGINES[name]
+    made: Any = getattr(import_module(f".{facts.module}", __name__), facts.cls)
     return made()
 
 
 def train_members(problem: Problem, members: Sequence[int], choice: Choice | None = None) -> ShardResult:
-    """Train some members of an arm without interruption; by default as the JAX engine would without measuring."""
+    """Train some members of an arm without interruption or files, for notebooks and tests; → their predictions.
+
+    ``train_members(build_problem(settings, build_task(settings), learning_rate), range(8)).prediction``. By default
+    they are trained as they would be without measuring, in JAX where it can.
+    """
     choice = choice or get_engine("jax").candidates(problem, len(members))[0]
     return train_shard(problem, get_engine(choice.engine).trainer(problem, choice), choice, members)

@@ -2,7 +2,8 @@
 
 An engine keeps the weights and the optimiser's state of some members in a state of its own kind, advances it by
 gradient steps, and records predictions. When to record, to checkpoint and to stop is decided outside (``loop``), the
-same way for every engine. Another engine is one more module with these two classes, named in ``training.ENGINES``.
+same way for every engine. Another engine is one more module with these two classes and one entry in
+``settings.engines.ENGINES``.
 """
 
 from __future__ import annotations

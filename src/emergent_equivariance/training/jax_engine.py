@@ -24,6 +24,7 @@ from jax import lax
 from ..errors import StudyError
 from ..networks import Network, build_network, initial_parameters
 from ..settings import Training
+from ..settings.engines import ENGINES
 from ..study.training_memory import device_memory
 from .engine import Choice, Record
 from .jax_optimizers import adam
@@ -42,7 +43,7 @@ DIRECT = "-conv"
 MAPPED = 16
 
 #: Members that advance together, on a CPU, and on a GPU at first: fewer are tried, and taken if they do not fit.
-CPU_STACK, GPU_STACK = 8, 512
+(CPU_STACK,), GPU_STACK = ENGINES["jax"].stacks, 512
 
 #: Part of a GPU's memory that members may be expected to need.
 GPU_SHARE = 0.8

@@ -15,20 +15,15 @@ from itertools import chain, zip_longest
 
 from ..errors import StudyError
 from ..settings import Settings
+from ..settings.engines import ENGINES, default_engine
 from ..study.probes import Candidate, Choice
-from ..study.work import core_seconds, members_per_shard, step_flops, training_flops
-from . import ENGINES, get_engine
+from ..study.work import WORTHWHILE, core_seconds, members_per_shard, step_flops
+from . import get_engine
 from .engine import Engine, Trainer
 from .problem import Problem
 
 #: Learning rate while measuring: speed does not depend on it, and weights stay finite.
 LEARNING_RATE = 1e-9
-
-#: Engine that is taken where nothing is measured, by network; torch for all others.
-DEFAULT_ENGINES = {"mlp": "jax"}
-
-#: Seconds of training below which measuring does not pay.
-WORTHWHILE = 10.0
 
 #: Seconds after which no further candidate is tried.
 BUDGET = 20.0
@@ -61,15 +56,6 @@ class Decision:
     candidates: list[Candidate]
 
 
-def work(settings: Settings, problem: Problem) -> float:
-    """Estimated seconds of training all members of an arm on its threads; infinite where nothing can be said.
-
-    ``problem`` gives the shapes.
-    """
-    flops = training_flops(settings, problem.orbit_input.shape[2:], problem.outputs)
-    return math.inf if flops is None else core_seconds(settings, flops) / settings.execution.threads
-
-
 def choose(
     problem: Problem,
     seconds: float,
@@ -82,7 +68,7 @@ def choose(
 
     Args:
       problem: the arm; its learning rate does not matter (LEARNING_RATE).
-      seconds: estimated time of all training that the decision is for (see work).
+      seconds: estimated time of all training that the decision is for (see study.work.training_seconds).
       engines: those to choose from, the default first; by default those that the settings allow.
       say: told every measurement.
       clock: seconds; by default processor time where one CPU thread computes, so that other jobs do not disturb the
@@ -140,9 +126,11 @@ def _engines(settings: Settings) -> Iterator[Engine]:
     if settings.execution.engine != "auto":
         yield get_engine(settings.execution.engine)
         return
-    default = DEFAULT_ENGINES.get(settings.network.name, "torch")
+    network = settings.network.name
+    default = default_engine(network)
     for name in sorted(ENGINES, key=lambda name: name != default):
-        yield get_engine(name)
+        if network in ENGINES[name].networks:
+            yield get_engine(name)
 
 
 def _choices(problem: Problem, engine: Engine) -> list[Choice]:
@@ -225,7 +213,7 @@ def _estimate(problem: Problem) -> float | None:
     """Seconds per member and step before anything is measured."""
     rows = problem.batch
     flops = step_flops(problem.settings, problem.orbit_input.shape[2:], problem.outputs, rows)
-    return None if flops is None else core_seconds(problem.settings, flops) / problem.settings.execution.threads
+    return None if flops is None else core_seconds(problem.settings, flops, 1) / problem.settings.execution.threads
 
 
 def _steps_per_call(problem: Problem, choice: Choice, seconds: float | None) -> int:

@@ -89,11 +89,6 @@ class Problem:
         return np.diff(self.settings.training.recorded, prepend=0) * self.steps_per_unit_time
 
     @property
-    def total_steps(self) -> int:
-        """Gradient steps up to the last record."""
-        return int(self.segments.sum())
-
-    @property
     def scheduled(self) -> bool:
         """Whether steps use different rows: minibatches or fresh random elements."""
         return self.settings.training.unit == "epoch" or self.settings.augmentation.kind == "random"
