@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from monte_carlo import CASES, CHANNELS, DENSE, MEMBERS, REST, chain, images, in_words, measure, ratios, run
 
-from emergent_equivariance.groups import Group, get_group
+from emergent_equivariance.groups import get_group
 from emergent_equivariance.networks.filters import Filters
 from emergent_equivariance.networks.group_layers import group_convolution, serial
 from emergent_equivariance.networks.layers import Layer
@@ -54,7 +54,7 @@ def test_errors_of_published_code_are_seen() -> None:
     """The comparison refuses each of: the lifting NTK twice, bias where there is none, rh for hr, wrong variances."""
     d4, x = get_group("d4"), images(3)
     options: dict[str, Any] = {"size": 3, "padding": "CIRCULAR", "elements": (0, 1, 4)}
-    opposite = Filters(Group(**{**vars(d4), "product": d4.product.T}), **options)
+    opposite = Filters(replace(d4, product=d4.product.T), **options)
     right = chain("group convolution", d4, options, 1.5, 0.0, "relu")
     deep = chain("dense after global pool", get_group("c2"), {"size": 3, "padding": "SAME"}, 1.5, 0.0, "relu")
     mistaken = {
