@@ -426,6 +426,179 @@ def test_running_statistics_and_masks_survive_a_checkpoint():
         np.testing.assert_array_equal(a, b)
 
 
+# ---------------------------------------------------------------------------------------------- stacked members
+
+#: A weight that is not trained but drawn per member, tied weights, a table that all members share.
+STACKABLE = """
+class Net(nn.Module):
+    def __init__(self, shape, outputs):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(prod(shape), 6), nn.LayerNorm(6), nn.Linear(6, outputs)
+        self.lift = nn.Parameter(torch.randn(6, 6), requires_grad=False)
+        self.tied = self.lift
+        self.register_buffer("table", torch.arange(6.0))
+
+    def forward(self, x):
+        y = torch.tanh(self.first(x.flatten(1))) @ self.lift @ self.tied.T / 6
+        return self.last(torch.relu(self.norm(y + self.table / 6)) if self.training else self.norm(y).relu())
+
+def make(shape, outputs):
+    return Net(shape, outputs)
+"""
+
+OTHER = {"adam": EPOCHS | {"optimizer": "adam", "momentum": 0.0, "learning_rate": 0.02}, "sgd": EPOCHS}
+OTHER["gd"] = {"learning_rate": 0.1, "steps": 6}
+
+
+def variants(problem, members=3):
+    return {(c.variant, c.members_at_once) for c in get_engine("torch").candidates(problem, members)}
+
+
+@pytest.mark.parametrize("optimizer", list(OTHER))
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_stacked_members_are_those_trained_one_by_one(make, optimizer, precision):
+    training = OTHER[optimizer] | {"record": [0, 1, 3], "store_weights": [0, 3]}
+    problem = problem_of(
+        network={"name": "torch", "factory": make(STACKABLE)},
+        training=training,
+        execution={"precision": precision},
+        augmentation="random" if optimizer == "adam" else "none",
+    )
+    assert variants(problem) == {("loop", 1), ("vmap", 3)}
+    alone = train(problem, range(4))
+    choice = Choice("torch", "vmap", 2, 1)
+    stacked = train_shard(problem, get_engine("torch").trainer(problem, choice), choice, list(range(4)))
+    tolerance = {"float32": 1e-4, "float64": 1e-7}[precision]  # predictions are kept in float32
+    scale = np.abs(alone.prediction).max()
+    np.testing.assert_allclose(stacked.prediction, alone.prediction, rtol=0, atol=tolerance * scale)
+    assert np.abs(alone.prediction[:, -1] - alone.prediction[:, 0]).max() > 0.01 * scale, "something is learnt"
+    assert len(alone.weights) == 7  # tied weights once
+    for found, expected in zip(stacked.weights, alone.weights, strict=True):
+        assert found.shape == expected.shape and found.dtype == expected.dtype == precision
+        np.testing.assert_array_equal(found[:, 0], expected[:, 0], "initial weights")
+        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+    lift = next(weight for weight in stacked.weights if weight.shape[2:] == (6, 6))
+    np.testing.assert_array_equal(lift[:, 0], lift[:, 1], "weights that are not trained")
+
+
+def test_stacked_members_survive_a_checkpoint(make):
+    problem = problem_of(network={"name": "torch", "factory": make(STACKABLE)}, training=EPOCHS)
+    first, second = (get_engine("torch").trainer(problem, Choice("torch", "vmap", 2, 100)) for _ in range(2))
+    state = first.advance(first.start([1, 4]), 0, 3)
+    saved = [array.copy() for array in first.save(state)]
+    expected = first.record(first.advance(state, 3, 2), True)
+    found = second.record(second.advance(second.restore([1, 4], saved), 3, 2), True)
+    np.testing.assert_array_equal(found.prediction, expected.prediction)
+    for a, b in zip(found.weights, expected.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_networks_of_the_package_are_stacked():
+    images = {"name": "digits", "train": 6, "test": 2, "ood": "none"}
+    network = {"name": "torch", "factory": "emergent_equivariance.networks.steerable:cyclic_cnn", "width": 2}
+    assert variants(problem_of(task=images, network=network)) == {("loop", 1), ("vmap", 3)}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param("nn.Sequential(dense(shape, outputs), nn.Dropout(0.1))", "Dropout: not the same", id="dropout"),
+        pytest.param(
+            "nn.Sequential(dense(shape, 5), nn.BatchNorm1d(5), nn.Linear(5, outputs))", "BatchNorm1d", id="bn"
+        ),
+        pytest.param(
+            "Altered(dense(shape, outputs), lambda y: y if y.sum() > 0 else -y)", "data-dependent", id="branch"
+        ),
+        pytest.param("Altered(dense(shape, outputs), lambda y: y * y.max().item())", "item", id="item"),
+        pytest.param("Noisy(shape, outputs)", "random operation", id="functional-dropout"),
+        pytest.param("Altered(dense(shape, outputs), Twice.apply)", "setup_context", id="own-gradient"),
+        pytest.param("Own(shape, outputs)", "buffers are not the same in all members", id="own-buffers"),
+        pytest.param("Keeping(shape, outputs)", "RuntimeError", id="kept-tensors"),
+        pytest.param("Detached(shape, outputs)", "outputs or gradients", id="not-through-parameters"),
+        pytest.param("counting(shape, outputs)", "its buffers change", id="counter"),
+    ],
+)
+def test_members_that_cannot_be_stacked_are_trained_one_by_one(make, text, says):
+    problem = problem_of(
+        network={"name": "torch", "factory": make(f"{ODD}def make(shape, outputs):\n    return {text}\n")}
+    )
+    assert variants(problem) == {("loop", 1)}
+    with pytest.raises(StudyError, match=rf"(?s)network torch by variant vmap: .*{says}.*Use variant loop"):
+        get_engine("torch").trainer(problem, Choice("torch", "vmap", 2, 10))
+    train(problem, [0])
+
+
+ODD = f"""
+from {__name__} import counting
+
+class Body(nn.Module):
+    def __init__(self, shape, outputs):
+        super().__init__()
+        self.inner, self.last = dense(shape, 5), nn.Linear(5, outputs)
+        self.kept = None
+        self.reference = [self.last.weight]
+
+class Noisy(Body):
+    def forward(self, x):
+        return self.last(nn.functional.dropout(self.inner(x), 0.5, self.training))
+
+class Own(Body):
+    def __init__(self, shape, outputs):
+        super().__init__(shape, outputs)
+        self.register_buffer("mask", torch.rand(5))
+
+    def forward(self, x):
+        return self.last(self.inner(x) * self.mask)
+
+class Keeping(Body):
+    def forward(self, x):
+        if self.kept is None:
+            self.kept = self.last.weight.detach() > 0
+        return nn.functional.linear(self.inner(x), self.last.weight * self.kept)
+
+class Detached(Body):
+    def forward(self, x):
+        return nn.functional.linear(self.inner(x), self.reference[0])
+
+class Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(context, gradient):
+        return 2 * gradient
+"""
+
+
+def test_buffers_that_change_later_stop_stacked_members(make):
+    text = """
+class Late(nn.Module):
+    def __init__(self, shape, outputs):
+        super().__init__()
+        self.inner = dense(shape, outputs)
+        self.register_buffer("shift", torch.zeros(()))
+
+    def forward(self, x):
+        if len(x) == 6:
+            self.shift = self.shift + 1
+        return self.inner(x) + self.shift
+
+def make(shape, outputs):
+    return Late(shape, outputs)
+"""
+    problem = problem_of(network={"name": "torch", "factory": make(text)})
+    trainer = get_engine("torch").trainer(problem, Choice("torch", "vmap", 2, 10))
+    with pytest.raises(StudyError, match="its buffers change"):
+        trainer.advance(trainer.start([0, 1]), 0, 2)
+
+
+def test_stacks_fit_the_budget_of_memory():
+    network = {"name": "torch", "factory": f"{NETS}:mlp", "width": 4000}
+    problem = problem_of(network=network, execution={"memory": 0.03}, ensemble={"members": 40})
+    assert variants(problem, 40) == {("loop", 1), ("vmap", 8)}  # 52,000 weights and 4,000 activations per row
+
+
 def counting(input_shape, outputs):
     """Counts its training steps in a buffer that is no part of its state_dict, and adds the count to its outputs."""
 

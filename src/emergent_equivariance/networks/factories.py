@@ -27,6 +27,7 @@ __all__ = [
     "check_factory",
     "member_module",
     "mode_dependent",
+    "same_entries",
     "trained_parameters",
 ]
 
@@ -208,7 +209,7 @@ def _check_seeds(first: nn.Module, again: nn.Module, other: nn.Module, where: st
     others = trained_parameters(other)
     for name, parameter in trained_parameters(first).items():
         drawn = bool((parameter != parameter.flatten()[:1]).any())
-        if drawn and name in others and _equal(parameter, others[name]):
+        if drawn and name in others and same_entries(parameter, others[name]):
             raise StudyError(
                 f"{where}: two calls with different seeds give the same weights {name}: that layer ignores the seed.",
                 remedy=f"{unseeded} A start that all members are meant to share is a buffer, to which the layer adds a "
@@ -219,10 +220,10 @@ def _check_seeds(first: nn.Module, again: nn.Module, other: nn.Module, where: st
 def _alike(first: nn.Module, second: nn.Module) -> bool:
     """Whether two modules have the same weights and buffers bit by bit."""
     pairs = [dict([*module.named_parameters(), *module.named_buffers()]) for module in (first, second)]
-    return pairs[0].keys() == pairs[1].keys() and all(_equal(pairs[0][name], pairs[1][name]) for name in pairs[0])
+    return pairs[0].keys() == pairs[1].keys() and all(same_entries(pairs[0][name], pairs[1][name]) for name in pairs[0])
 
 
-def _equal(first: Tensor, second: Tensor) -> bool:
+def same_entries(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors have the same entries, NaN in the same places."""
     if first.shape != second.shape or first.dtype != second.dtype:
         return False
@@ -290,7 +291,7 @@ def _check_training(module: nn.Module, x: Tensor, outputs: int, shared: Sequence
             remedy="Change no tensor in place that the gradient needs; give functions of your own a backward.",
         ) from error
     for name, kept in before.items():
-        if not _equal(buffers[name], kept):
+        if not same_entries(buffers[name], kept):
             raise StudyError(
                 f"{where}: the modules of two calls share the buffer {name}, which a step in training mode changes.",
                 remedy="Make new layers in every call; share only what stays as it is.",

@@ -11,20 +11,21 @@ TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 says otherwise (TF32: faster, with errors of 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ..augmentation import stream
 from ..errors import StudyError
 from ..networks import initial_arrays
 from ..networks.factories import member_module
 from ..networks.modules import build_module
+from ..networks.stacking import Trial, same_buffers, stacked_forward, try_stacking, watch_buffers
 from ..settings import TorchNetwork
 from .engine import Choice, Record
 from .problem import Problem
@@ -38,6 +39,12 @@ LOOP, VMAP = "loop", "vmap"
 
 #: Members of the stacks that are tried, on a CPU (the smaller the network, the more pay) and on a GPU.
 CPU_STACKS, GPU_STACKS = (32, 8), (512, 64)
+
+#: Relative difference that round-off may make between members stacked and one by one.
+TOLERANCE = {"float32": 1e-4, "float64": 1e-10, "tf32": 1e-2}
+
+#: Copies of what is kept for the backward pass, and of parameters, at the peak of a stack (with Adam).
+COPIES = 1.5, 6.0
 
 #: Purpose of the Philox stream that torch's generator is seeded from before every step of a module from a factory.
 STREAM_STEP = 4
@@ -53,10 +60,10 @@ class TorchEngine:
 
     def candidates(self, problem: Problem, members: int) -> list[Choice]:
         loop = Choice(self.name, LOOP, 1, 1000)
-        if _from_factory(problem):
-            return [loop]
         gpu = torch.cuda.is_available()
         sizes = dict.fromkeys(min(members, size) for size in (GPU_STACKS if gpu else CPU_STACKS))
+        if _from_factory(problem):
+            sizes = _possible_stacks(problem, sizes)
         stacks = [Choice(self.name, VMAP, size, 1000) for size in sizes]
         return [*stacks, loop] if gpu else [loop, *stacks]
 
@@ -71,24 +78,25 @@ class _Unit:
     Attributes:
       members: their indices.
       module: of the member; of a stack the architecture alone.
-      leaves: trainable parameters, of a stack with a leading axis of members.
+      parameters: all of them, of a stack with a leading axis of members.
       moments: what the optimiser keeps, per kind one tensor for each leaf.
       forward: (batch, …) → (batch, output); of a stack also (member, batch, …), always → (member, batch, output).
     """
 
     members: tuple[int, ...]
     module: nn.Module
-    leaves: list[Tensor]
+    parameters: list[Tensor]
     moments: list[list[Tensor]]
     forward: Callable[[Tensor], Tensor]
+
+    @cached_property
+    def leaves(self) -> list[Tensor]:
+        """The parameters that are trained."""
+        return _trained(self.parameters)
 
     @property
     def stacked(self) -> bool:
         return self.forward is not self.module
-
-    def parameters(self) -> list[Tensor]:
-        """All parameters of the member, those that are not trained included, or of the stack."""
-        return self.leaves if self.stacked else list(self.module.parameters())
 
     def tensors(self) -> list[Tensor]:
         """Everything that later steps depend on; buffers are read anew, because modules may replace them."""
@@ -106,11 +114,7 @@ class TorchTrainer:
     def __init__(self, problem: Problem, choice: Choice) -> None:
         self.problem, self.choice = problem, choice
         self._seeded = _from_factory(problem)
-        if choice.variant not in ((LOOP,) if self._seeded else (LOOP, VMAP)):
-            raise StudyError(
-                f"engine torch: cannot train network {problem.settings.network.name} by variant {choice.variant}.",
-                remedy=f"Use variant {LOOP}.",
-            )
+        _check_variant(problem, choice)
         torch.set_num_threads(problem.settings.execution.threads)
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32  # convolutions would have TF32 anyway
@@ -124,6 +128,7 @@ class TorchTrainer:
         self._orbit_input = self._table(problem.orbit_input.reshape(-1, *problem.orbit_input.shape[2:]))
         if self._seeded:
             _check_batches(problem, self._template, self._row_input[:1])
+        self._changed = watch_buffers(self._template)
         self._cross_entropy = problem.settings.training.loss == "cross_entropy"
 
     # ------------------------------------------------------------------------------------------ members
@@ -143,39 +148,38 @@ class TorchTrainer:
 
     def _module(self, member: int) -> nn.Module:
         """A new module of a member, with its initial weights, in training mode."""
-        settings, seed = self.problem.settings, self.problem.settings.ensemble.seed
         if self._seeded:
-            assert isinstance(settings.network, TorchNetwork)
-            shape = self.problem.orbit_input.shape[2:]
-            module = member_module(settings.network, shape, self.problem.outputs, seed, member)
-            return module.to(self._device, self._dtype).train()
+            return _drawn(self.problem, member).to(self._device)
         module = copy.deepcopy(self._template)
         with torch.no_grad():
-            for parameter, array in zip(module.parameters(), initial_arrays(self.shapes, seed, member), strict=True):
+            for parameter, array in zip(module.parameters(), self._initial(member), strict=True):
                 parameter.copy_(torch.from_numpy(array))
         return module
 
     def _single(self, member: int) -> _Unit:
         module = self._module(member)
-        leaves: list[Tensor] = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        return _Unit((member,), module, leaves, self._optimizer.moments(leaves), module)
+        parameters: list[Tensor] = list(module.parameters())
+        return _Unit((member,), module, parameters, self._optimizer.moments(_trained(parameters)), module)
 
     def _stack(self, members: tuple[int, ...]) -> _Unit:
-        module, seed = self._template, self.problem.settings.ensemble.seed
-        names = [name for name, _ in module.named_parameters()]
-        drawn = zip(*(initial_arrays(self.shapes, seed, member) for member in members), strict=True)
-        leaves = [self._table(np.stack(arrays)).requires_grad_() for arrays in drawn]
+        module = self._template
+        drawn = zip(*(self._initial(member) for member in members), strict=True)
+        parameters = [
+            self._table(np.stack(arrays)).requires_grad_(parameter.requires_grad)
+            for arrays, parameter in zip(drawn, module.parameters(), strict=True)
+        ]
+        function = stacked_forward(module, self._row_input.ndim)
+        moments = self._optimizer.moments(_trained(parameters))
+        return _Unit(members, module, parameters, moments, lambda x: function(parameters, x))
 
-        def one(parameters: list[Tensor], x: Tensor) -> Tensor:
-            return functional_call(module, dict(zip(names, parameters, strict=True)), (x,))
-
-        each, alike = torch.vmap(one), torch.vmap(one, in_dims=(0, None))
-        axes = self._row_input.ndim
-
-        def forward(x: Tensor) -> Tensor:
-            return (each if x.ndim > axes else alike)(leaves, x)
-
-        return _Unit(members, module, leaves, self._optimizer.moments(leaves), forward)
+    def _initial(self, member: int) -> list[np.ndarray]:
+        """Initial values of all parameters of a member, on the CPU."""
+        if not self._seeded:
+            return initial_arrays(self.shapes, self.problem.settings.ensemble.seed, member)
+        module = _drawn(self.problem, member)
+        if not same_buffers(module, self._template):
+            raise _impossible(self.problem, VMAP, f"the buffers of member {member} are not those of member 0")
+        return [parameter.numpy(force=True) for parameter in module.parameters()]
 
     def _table(self, array: np.ndarray) -> Tensor:
         return torch.tensor(array, dtype=self._dtype, device=self._device)
@@ -185,6 +189,8 @@ class TorchTrainer:
     def advance(self, state: list[_Unit], first: int, count: int) -> list[_Unit]:
         for unit in state:
             self._advance(unit, first, count)
+        if self._changed():
+            raise _impossible(self.problem, VMAP, "its buffers change")
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return state
@@ -193,7 +199,7 @@ class TorchTrainer:
         x, target = self._row_input, self._row_target
         schedule = self._schedule(unit, first, count) if self.problem.scheduled else None
         for k in range(count):
-            if self._seeded:
+            if self._seeded and not unit.stacked:
                 torch.manual_seed(self._step_seed(unit.members[0], first + k))
             if schedule is not None:
                 x, target = (_taken(table, schedule[k]) for table in (self._row_input, self._row_target))
@@ -243,7 +249,7 @@ class TorchTrainer:
         return Record(
             torch.cat(predictions).float().numpy(force=True),
             torch.cat(losses).numpy(force=True),
-            _gathered(state, _Unit.parameters) if weights else [],
+            _gathered(state, lambda unit: unit.parameters) if weights else [],
         )
 
     def save(self, state: list[_Unit]) -> list[np.ndarray]:
@@ -263,6 +269,56 @@ class TorchTrainer:
 def _from_factory(problem: Problem) -> bool:
     """Whether the network is a module that the user's own function makes."""
     return isinstance(problem.settings.network, TorchNetwork)
+
+
+def _trained(parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [parameter for parameter in parameters if parameter.requires_grad]
+
+
+def _drawn(problem: Problem, member: int) -> nn.Module:
+    """The module that a factory makes for a member, on the CPU, in training mode and the precision of training."""
+    settings = problem.settings
+    assert isinstance(settings.network, TorchNetwork)
+    shape, seed = problem.orbit_input.shape[2:], settings.ensemble.seed
+    module = member_module(settings.network, shape, problem.outputs, seed, member)
+    return module.to(getattr(torch, settings.execution.precision)).train()
+
+
+def _try_stacking(problem: Problem) -> Trial:
+    """Whether members of a factory can be stacked, tried where they are trained."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    first, second = (_drawn(problem, member).to(device) for member in (0, 1))
+    rough = device == "cuda" and torch.backends.cuda.matmul.allow_tf32
+    tolerance = "tf32" if rough else problem.settings.execution.precision
+    return try_stacking(first, second, problem.orbit_input.shape[2:], TOLERANCE[tolerance])
+
+
+def _possible_stacks(problem: Problem, sizes: Iterable[int]) -> dict[int, None]:
+    """Sizes of stacks of members of a factory, on a CPU those that execution.memory is expected to hold."""
+    trial, settings = _try_stacking(problem), problem.settings
+    if trial.fault:
+        return {}
+    if torch.cuda.is_available():
+        return dict.fromkeys(sizes)
+    weights = sum(parameter.nbytes for parameter in _drawn(problem, 0).parameters())
+    rows = max(problem.batch, min(EVALUATION_BATCH, len(problem.row_input)))
+    each = COPIES[0] * (rows * trial.row_bytes + trial.fixed_bytes) + COPIES[1] * weights
+    return dict.fromkeys(size for size in sizes if size * each < settings.execution.memory * 1e9)
+
+
+def _check_variant(problem: Problem, choice: Choice) -> None:
+    """Raise StudyError where the torch engine cannot train members so."""
+    if choice.variant not in (LOOP, VMAP):
+        raise _impossible(problem, choice.variant, "there is no such variant")
+    if choice.variant == VMAP and _from_factory(problem) and (fault := _try_stacking(problem).fault):
+        raise _impossible(problem, VMAP, fault)
+
+
+def _impossible(problem: Problem, variant: str, fault: str) -> StudyError:
+    return StudyError(
+        f"engine torch: cannot train network {problem.settings.network.name} by variant {variant}: {fault}.",
+        remedy=f"Use variant {LOOP}; delete results/STUDY/engine to have it chosen anew.",
+    )
 
 
 def _check_batches(problem: Problem, module: nn.Module, row: Tensor) -> None:
