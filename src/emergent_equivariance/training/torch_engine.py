@@ -27,6 +27,7 @@ from ..networks.factories import member_module
 from ..networks.modules import build_module
 from ..networks.stacking import Trial, same_buffers, stacked_forward, try_stacking, watch_buffers
 from ..settings import TorchNetwork
+from ..settings.engines import ENGINES
 from .engine import Choice, Record
 from .problem import Problem
 from .torch_optimizers import build_optimizer
@@ -38,7 +39,7 @@ EVALUATION_BATCH = 256
 LOOP, VMAP = "loop", "vmap"
 
 #: Members of the stacks that are tried, on a CPU (the smaller the network, the more pay) and on a GPU.
-CPU_STACKS, GPU_STACKS = (32, 8), (512, 64)
+CPU_STACKS, GPU_STACKS = ENGINES["torch"].stacks, (512, 64)
 
 #: Relative difference that round-off may make between members stacked and one by one.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-10, "tf32": 1e-2}
