@@ -1,6 +1,8 @@
 """Groups acting on images by interpolation: what is exact, what is not, and by how much."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from emergent_equivariance.interpolation import (
     interpolated_action,
 )
 from emergent_equivariance.settings import Settings
+from emergent_equivariance.study import parse_study
 from emergent_equivariance.tasks import build_task
 from emergent_equivariance.tasks.custom import build as build_custom
 
@@ -226,6 +229,39 @@ def test_only_what_the_data_depends_on_is_in_its_identity():
 
 
 # ------------------------------------------------------------------------------------------- custom tasks
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        (
+            {"group": "c4", "action": {"interpolation": "nearest"}},
+            ["action.interpolation = nearest has no effect on group c4"],
+        ),
+        ({"group": "t2", "action": {"fill": 1.0}}, ["action.fill = 1.0 has no effect on group t2"]),
+        ({"group": "c4", "action": {"fill": 1.0, "mask": True}}, []),
+        ({"group": "c8", "action": {"fill": 1.0, "interpolation": "nearest"}}, []),
+        ({"action": {"interpolation": "nearest"}, "sweep": {"group": ["c4", "c8"]}}, []),
+        (
+            {"group": "c4", "sweep": {"action.fill": [0.0, 1.0]}},
+            ["fill = 1.0 .* arms that differ in it alone are the same"],
+        ),
+        ({"sweep": {"group": ["c4", "c8"], "action.fill": [0.0, 1.0]}}, ["fill = 1.0 .* on group c4"]),
+    ],
+)
+def test_keys_of_the_action_that_change_nothing_are_named(sections, told):
+    content = {
+        "study": "small",
+        "task": {"name": "digits", "train": 4, "test": 2},
+        "network": {"name": "mlp"},
+        "training": {"steps": 2},
+        **sections,
+    }
+    warnings = parse_study(content, Path("small.yaml")).warnings()
+    assert len(warnings) == len(told)
+    for text, expected in zip(warnings, told, strict=True):
+        assert re.match(f"small.yaml: .*{expected}.*Leave it out", text)
+
 
 CUSTOM = """
 import numpy as np

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StudyError
-from ..settings import ConvolutionalNetwork, CriticalFraction, Tracking
+from ..settings import ConvolutionalNetwork, CriticalFraction, GroupAction, Tracking
 from .arms import Arm
 from .shards import header, plan_shards
 from .tiling import planned_tiling
@@ -81,7 +81,24 @@ class Study:
                     f"{where}training.learning_rate.critical_fraction = {rate.critical_fraction} is above the critical "
                     "learning rate: gradient descent diverges. Choose a fraction below 1."
                 )
-        return list(dict.fromkeys(found)) + self._equal_means()
+        return list(dict.fromkeys(found)) + self._equal_means() + self._idle_actions()
+
+    def _idle_actions(self) -> list[str]:
+        """Keys of ``action`` that change nothing, where they are swept or no arm depends on them."""
+        found = []
+        for key in ("interpolation", "fill"):
+            given = [(arm.settings.group, getattr(arm.settings.action, key)) for arm in self.arms]
+            used = [key in arm.settings.action_identity for arm in self.arms]
+            swept = len({value for _, value in given}) > 1
+            for (group, value), has_effect in zip(given, used, strict=True):
+                if has_effect or value == GroupAction.model_fields[key].default or (any(used) and not swept):
+                    continue
+                same = ": arms that differ in it alone are the same" if swept else ""
+                found.append(
+                    f"{self.file}: action.{key} = {value} has no effect on group {group}, which acts exactly on these "
+                    f"inputs{same}. Leave it out, or use a group that needs interpolation, for instance c8."
+                )
+        return list(dict.fromkeys(found))
 
     def _equal_means(self) -> list[str]:
         """Where augmented CNNs stand beside GCNNs: whether their analytic means can agree (docs/kernels.md)."""
