@@ -111,7 +111,7 @@ def _single_erf(z):
 
 @inner
 def _activate(values, result, slopes, bias, erf):
-    """z → σ(z + bias) and σ′."""
+    """z → σ(z + bias) and σ′; σ of NaN is NaN, so that a member that is lost shows."""
     if erf and values.itemsize == 4:
         for c in range(len(values)):
             result[c], slopes[c] = _single_erf(np.float64(values[c] + bias[c]))
@@ -124,9 +124,9 @@ def _activate(values, result, slopes, bias, erf):
         zero, one = values.dtype.type(0.0), values.dtype.type(1.0)
         for c in range(len(values)):
             z = values[c] + bias[c]
-            positive = z > zero
-            result[c] = z if positive else zero
-            slopes[c] = one if positive else zero
+            off = z <= zero
+            result[c] = zero if off else z
+            slopes[c] = zero if off else one
 
 
 @inner
