@@ -104,6 +104,24 @@ def test_outputs_are_those_of_the_jax_network(cases: list[tuple[NetworkSection, 
             assert difference < tolerance, f"{dtype}, {section}: {difference}"
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("padding", "size", "channels"), [("SAME", 5, 2), ("SAME", 5, 3), ("VALID", 3, 3)])
+def test_one_channel_has_gradients(padding: str, size: int, channels: int, dtype: str) -> None:
+    """torch takes another algorithm there, with demands on the filters' strides."""
+    section, shape = CnnNetwork(name="cnn", width=1, kernel_size=size, padding=padding, conv_layers=1), (6, 6, channels)
+    network = build_network(section, shape, OUTPUTS)
+    arrays = [array.astype(dtype) for array in initial_arrays(network.shapes, 0, 1)]
+    x = np.random.default_rng(0).standard_normal((1, *shape)).astype(dtype)
+    module = module_of(section, shape, arrays, dtype)
+    module(torch.from_numpy(x)).sum().backward()
+    with jax.enable_x64(dtype == "float64"):
+        tree = jax.tree.unflatten(network.structure, arrays)
+        theirs = jax.tree.leaves(jax.grad(lambda tree: network.apply(tree, x).sum())(tree))
+    for parameter, gradient in zip(module.parameters(), theirs, strict=True):
+        atol = TOLERANCE[dtype] * np.abs(gradient).max()
+        np.testing.assert_allclose(parameter.grad, gradient, rtol=0, atol=atol)
+
+
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("index", [3, 40], ids=["first", "second"])
 @pytest.mark.parametrize("cases", [MLPS, CNNS, GCNNS], ids=["mlp", "cnn", "gcnn"])

@@ -134,6 +134,7 @@ class _Padding:
 
     def convolve(self, x: Tensor, filters: Tensor, bias: Tensor | None) -> Tensor:
         """Filters (channel out, channel in, row, column) on images (batch, channel in, height, width)."""
+        filters = filters.contiguous()  # the gradient of torch's direct convolution, for one channel, asks for it
         if self.own is not None or not any(self.margins):
             return functional.conv2d(x, filters, bias, padding=self.own or 0)
         return functional.conv2d(functional.pad(x, self.margins, self.mode), filters, bias)
