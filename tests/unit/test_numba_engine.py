@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import erf
-from test_engines import DIGITS, ISING, MEMBERS, TOLERANCE, assert_close, problem_of, train
+from test_engines import ADAM, DIGITS, ISING, MEMBERS, TOLERANCE, assert_close, problem_of, train
 
 from emergent_equivariance.errors import StudyError, UserError
 from emergent_equivariance.networks import build_network, initial_arrays
@@ -171,6 +171,39 @@ def test_it_trains_like_the_jax_engine(case: str, precision: str) -> None:
         assert weight.dtype == other.dtype == precision
         np.testing.assert_array_equal(weight[:, 0], other[:, 0], "initial weights")
         assert_close(weight, other, tolerance)
+
+
+@pytest.mark.parametrize("section", [cnn(b_std=0), gcnn(group="c4", width=2, b_std=0)], ids=["cnn", "gcnn"])
+def test_plain_sums_leave_no_round_off_where_gradients_vanish(section: ConvolutionalNetwork) -> None:
+    """Images of one pixel without biases: weights that are not positive there switch their unit off."""
+    network, shape = build_network(section, (8, 8, 1), 2), (8, 8, 1)
+    leaves = [array.astype(np.float32) for array in initial_arrays(network.shapes, 0, 3)]
+    x, y = np.zeros((1, *shape), np.float32), np.random.default_rng(0).standard_normal((1, 2)).astype(np.float32)
+    x[0, 4, 4] = 1.3
+    dead = leaves[0] <= 0
+    found = {}
+    for filtering in (False, True):
+        plan = ConvPlan(section, shape, 2, False, "float32", filtering)
+        run_plan(plan, leaves, x, y, learn=True)
+        found[filtering] = plan.unpack(network.shapes)[0]
+    assert dead.any() and found[False][~dead].all()
+    assert not found[False][dead].any()
+    np.testing.assert_allclose(found[True], found[False], rtol=0, atol=1e-6 * np.abs(found[False]).max())
+
+
+def test_adam_makes_no_steps_of_round_off() -> None:
+    """Images that are dark but for one pixel, so that many gradients vanish: the weights are those of torch."""
+    network = {"name": "cnn", "width": 5, "b_std": 0, "conv_layers": 2}
+    problem = problem_of("cnn-subset-sgd", network=network, training=ADAM, augmentation="none")
+    images = np.zeros_like(problem.row_input)
+    images[:, 4, 4] = 1 + np.random.default_rng(0).random(len(images))[:, None]
+    problem = replace(problem, row_input=images)
+    trained = {}
+    for engine in ("numba", "torch"):
+        trainer = get_engine(engine).trainer(problem, Choice(engine, "loop", 1, 3))
+        trained[engine] = trainer.save(trainer.advance(trainer.start(MEMBERS[:1]), 0, 3))
+    for ours, theirs in zip(trained["numba"], trained["torch"], strict=True):
+        assert_close(ours, theirs, 1e-5)
 
 
 @pytest.mark.parametrize("case", ["cnn-subset-sgd", "gcnn-none-adam"])

@@ -97,6 +97,8 @@ class ConvPlan:
       outputs: number of outputs.
       cross_entropy: whether that is the loss.
       dtype: of all arrays.
+      filtering: whether to convolve by minimal filtering, which is faster; otherwise by plain sums: gradients that
+        vanish term by term are then exactly 0, and not round-off.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class ConvPlan:
         outputs: int,
         cross_entropy: bool,
         dtype: str,
+        filtering: bool = True,
     ) -> None:
         self.section, self.dtype, self.half = section, np.dtype(dtype), half_register(dtype)
         self.order = get_group(section.group).order if isinstance(section, GcnnNetwork) and section.group else 1
@@ -115,7 +118,7 @@ class ConvPlan:
         after = 0 if section.padding == "VALID" else size - 1 - before
         shrink = size - 1 - before - after
         extents = [(input_shape[0] - k * shrink, input_shape[1] - k * shrink) for k in range(section.conv_layers + 1)]
-        m = _tile([width for _, width in extents[1:]], size)
+        m = _tile([width for _, width in extents[1:]], size) if filtering else 1
         self.A, self.G, self.B = (matrix.astype(self.dtype) for matrix in minimal_filtering(m, size))
         self.matrices = tuple(
             np.ascontiguousarray(matrix).reshape(-1) for matrix in (self.B, self.A.T, self.A, self.B.T)

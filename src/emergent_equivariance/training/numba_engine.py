@@ -72,7 +72,9 @@ class NumbaTrainer:
         self.problem, self.choice = problem, choice
         self.shapes = problem.network.shapes
         self._cross_entropy = problem.settings.training.loss == "cross_entropy"
-        self._plan = ConvPlan(section, problem.orbit_input.shape[2:], problem.outputs, self._cross_entropy, precision)
+        filtering = problem.settings.training.optimizer != "adam"  # which makes whole steps of round-off
+        shape = problem.orbit_input.shape[2:]
+        self._plan = ConvPlan(section, shape, problem.outputs, self._cross_entropy, precision, filtering)
         self._optimizer = build_optimizer(problem.settings.training, problem.learning_rate)
         orbit = problem.orbit_input.reshape(-1, *problem.orbit_input.shape[2:])
         tables = (problem.row_input, problem.row_target, problem.train_input, problem.train_target, orbit)
