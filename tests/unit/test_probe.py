@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from emergent_equivariance.errors import StoreError, StudyError
+from emergent_equivariance.settings.engines import ENGINES, default_engine
 from emergent_equivariance.study import Choice, Probe, parse_study, read_probe
 from emergent_equivariance.study.work import (
     WORTHWHILE,
@@ -276,6 +277,18 @@ def test_operations_are_those_of_the_problem():
         rows = problem.units * settings.training.recorded[-1] + evaluated / 3
         expected = members_per_shard(settings) * 6.4 * step_flops(settings, shape, problem.outputs, 1) * rows
         assert training_flops(settings, shape, problem.outputs) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("network", ["mlp", "cnn", "gcnn", "torch"])
+def test_the_table_of_engines_says_what_they_do(network):
+    section = {"factory": "tests.networks_for_tests:mlp"} if network == "torch" else {"width": 2}
+    problem = problem_of(network={"name": network, **section})
+    for name, facts in ENGINES.items():
+        choices = get_engine(name).candidates(problem, 50)
+        assert bool(choices) == (network in facts.networks)
+        stacks = {choice.members_at_once for choice in choices if choice.variant.startswith("vmap")}
+        assert stacks <= set(facts.stacks)
+    assert network in ENGINES[default_engine(network)].networks
 
 
 def test_real_engines_can_be_measured_and_trained_as_chosen():
