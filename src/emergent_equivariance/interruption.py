@@ -23,7 +23,12 @@ class Interruption:
     """Takes the signals in a ``with`` block of the main thread.
 
     Until ``defer`` is called there is nothing to save, and a signal ends the process at once. From then on the first
-    one is noted in ``received``, and another one after SAME_REQUEST seconds ends the process at once.
+    one is noted in ``received``, and another one after SAME_REQUEST seconds ends the process at once. After ``finish``
+    none counts.
+
+    The handlers of before come back with the end of the block, unless the process is to end with the exit code it has
+    earned: after ``finish`` or a noted signal, the signals are ignored from there on, by the operating system, because
+    Python's own handlers are gone before its interpreter is. ``restore`` brings them back then.
 
     Attributes:
       received: name of the signal that was noted, or None.
@@ -31,7 +36,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.received: str | None = None
-        self._deferring = False
+        self._deferring = self._finished = False
         self._since = 0.0
         self._before: list[object] = []
 
@@ -40,6 +45,14 @@ class Interruption:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._finished or self.received is not None:
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+        else:
+            self.restore()
+
+    def restore(self) -> None:
+        """Bring back the handlers of before the block."""
         for number, handler in zip(SIGNALS, self._before, strict=True):
             signal.signal(number, handler)  # type: ignore[arg-type]
 
@@ -47,7 +60,13 @@ class Interruption:
         """From now on there is something to save."""
         self._deferring = True
 
+    def finish(self) -> None:
+        """What there was to do is done and saved: the process ends with 0, whatever is sent to it."""
+        self._finished = True
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._finished:
+            return
         name, now = signal.Signals(number).name, time.monotonic()
         if self._deferring and self.received is None:
             self.received, self._since = name, now

@@ -93,6 +93,7 @@ def _train(study: Study, arm: Arm, members: range, interruption: Interruption, s
     seconds = checkpoints.seconds + time.monotonic() - start
     described = {**_training_attributes(arm, probed, engine.device()), **checkpoints.attributes(), "seconds": seconds}
     store.write(shard, path, {**store.provenance(study, arm), **described})
+    interruption.finish()
     checkpoints.remove()
     diverged = int(shard["diverged"].sum())
     say(f"{len(members)} members in {seconds:.2f} s" + (f", {diverged} of them diverged" if diverged else ""))

@@ -18,7 +18,7 @@ import yaml
 
 from emergent_equivariance import store
 from emergent_equivariance.errors import INTERRUPTED
-from emergent_equivariance.interruption import SAME_REQUEST, SIGNALS
+from emergent_equivariance.interruption import SAME_REQUEST, SIGNALS, Interruption
 from emergent_equivariance.study import Probe, load_study
 from emergent_equivariance.tasks import build_task
 from emergent_equivariance.training import Choice
@@ -276,6 +276,72 @@ def test_a_second_request_ends_the_process_at_once_and_a_repeated_one_does_not()
         process.send_signal(signal.SIGTERM)
         assert process.stderr.read().startswith("SIGTERM: stopped at once")
     assert process.returncode == INTERRUPTED
+
+
+ENDING = """
+import atexit, os, signal, time
+from emergent_equivariance.interruption import SIGNALS, Interruption
+
+class Last:
+    def __del__(self):
+        self.kill(self.pid, 15)  # the interpreter is being taken apart
+
+last = Last()
+last.kill, last.pid = os.kill, os.getpid()
+
+def send(*, wait=0.0):
+    for number in SIGNALS:
+        os.kill(os.getpid(), number)
+    time.sleep(wait)
+
+atexit.register(send)
+with Interruption() as interruption:
+    interruption.defer()
+    {early}
+    interruption.finish()
+    send(wait=0.1)
+    time.sleep({pause})
+    send(wait=0.1)
+send(wait=0.1)
+print("done", flush=True)
+"""
+
+
+@pytest.mark.parametrize("early", ["pass", "send()"], ids=["not asked before", "asked before"])
+def test_no_signal_counts_when_the_work_is_done(early):
+    """Neither one after the other in the block, nor behind it, nor while the interpreter shuts down."""
+    script = ENDING.format(early=early, pause=SAME_REQUEST + 0.2)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+INTERRUPTED_TWICE = """
+import atexit, os, signal, sys
+from emergent_equivariance.errors import INTERRUPTED
+from emergent_equivariance.interruption import Interruption
+atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+with Interruption() as interruption:
+    interruption.defer()
+    os.kill(os.getpid(), signal.SIGTERM)
+    sys.exit(INTERRUPTED)
+"""
+
+
+def test_a_signal_repeated_while_the_process_ends_does_not_change_its_exit_code():
+    assert subprocess.run([sys.executable, "-c", INTERRUPTED_TWICE], timeout=60).returncode == INTERRUPTED
+
+
+def test_handlers_of_before_are_restored_unless_the_process_is_to_end():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with Interruption():
+        assert all(signal.getsignal(number) != handler for number, handler in zip(SIGNALS, before, strict=True))
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+    with Interruption() as interruption:
+        interruption.finish()
+    behind = [signal.getsignal(number) for number in SIGNALS]
+    interruption.restore()
+    assert behind == [signal.SIG_IGN] * len(SIGNALS)
+    assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 @pytest.mark.slow
