@@ -13,9 +13,11 @@ from emergent_equivariance.networks.factories import check_factory, member_modul
 from emergent_equivariance.plan import render
 from emergent_equivariance.settings import TorchNetwork
 from emergent_equivariance.study import parse_study
+from emergent_equivariance.study.budget import TORCH, needs
 from emergent_equivariance.tasks import build_task
 from emergent_equivariance.training import ENGINES, Choice, build_problem, get_engine, train_shard
 from emergent_equivariance.training.probe import choose
+from emergent_equivariance.training.torch_engine import stacking_fault
 
 NETS = "tests.networks_for_tests"
 SHAPE, OUTPUTS = (3, 3, 1), 4
@@ -355,6 +357,12 @@ def test_plan_of_a_network_of_unknown_size(capsys):
     assert "width~4" in said and "?" in said and "2 solutions with Monte-Carlo kernels" in said
 
 
+def test_memory_of_kernels_from_torch_networks_counts_torch():
+    sections = {"theory": {"monte_carlo": 8}}
+    own, ours = (needs(arm_of(**sections, network=n).settings) for n in (CONTENT["network"], {"name": "mlp"}))
+    assert own.solution - ours.solution == TORCH
+
+
 # --------------------------------------------------------------------------------------------------- training
 
 
@@ -464,7 +472,7 @@ def test_stacked_members_are_those_trained_one_by_one(make, optimizer, precision
         execution={"precision": precision},
         augmentation="random" if optimizer == "adam" else "none",
     )
-    assert variants(problem) == {("loop", 1), ("vmap", 3)}
+    assert variants(problem) == {("loop", 1), ("vmap", 3)} and stacking_fault(problem) == ""
     alone = train(problem, range(4))
     choice = Choice("torch", "vmap", 2, 1)
     stacked = train_shard(problem, get_engine("torch").trainer(problem, choice), choice, list(range(4)))

@@ -33,6 +33,9 @@ __all__ = ["Needs", "check_memory", "job_memory", "needs", "size", "training_job
 #: Bytes of one process that computes kernels before anything large is there (measured: 0.33 GB).
 PROGRAM = 400_000_000
 
+#: Bytes that torch adds to it, where kernels are estimated from torch networks (measured: 0.20 GB).
+TORCH = 200_000_000
+
 #: Memory in MB that every job is given at least.
 LEAST = 1000
 
@@ -87,11 +90,12 @@ def needs(settings: AnySettings) -> Needs | None:
         numbers, pairs = 2 * whole.rows * whole.train + 6 * largest**2, whole.pairs
     else:
         numbers, pairs = _solution(settings, whole, tiling is not None)
-    working = PROGRAM + settings.execution.block_memory
+    program = PROGRAM + (TORCH if isinstance(settings.network, TorchNetwork) else 0)
+    working = program + settings.execution.block_memory
     if tiling is None:
         return Needs(whole, None, 0, pairs, 0, working + 8 * numbers)
     jobs, tiles = len(tiling.jobs(settings.execution.tiles_per_job)), TILE_COPIES * tiling.tile_bytes
-    return Needs(whole, tiling, jobs, tiling.pairs, working + tiles, PROGRAM + tiles + 8 * numbers)
+    return Needs(whole, tiling, jobs, tiling.pairs, working + tiles, program + tiles + 8 * numbers)
 
 
 def _solution(settings: Settings, whole: Tiling, stored: bool) -> tuple[int, int]:

@@ -108,8 +108,9 @@ class TorchTrainer:
     """See Trainer. Sets torch's number of threads, for the whole process.
 
     A module from a factory is in training mode during steps and in evaluation mode while it is recorded; its buffers
-    are its member's own. Before each of its steps torch's generator is seeded from (training.seed, member, step), so
-    that masks of dropout do not depend on shards, interruptions or members_at_once.
+    are its member's own, and constant where members are stacked. Before each step of a single member torch's generator
+    is seeded from (training.seed, member, step), so that masks of dropout do not depend on shards, interruptions or
+    members_at_once.
     """
 
     def __init__(self, problem: Problem, choice: Choice) -> None:
@@ -294,6 +295,11 @@ def _try_stacking(problem: Problem) -> Trial:
     return try_stacking(first, second, problem.orbit_input.shape[2:], TOLERANCE[tolerance])
 
 
+def stacking_fault(problem: Problem) -> str:
+    """Why members of a factory cannot be stacked; "" if they can, and for networks of the study."""
+    return _try_stacking(problem).fault if _from_factory(problem) else ""
+
+
 def _possible_stacks(problem: Problem, sizes: Iterable[int]) -> dict[int, None]:
     """Sizes of stacks of members of a factory, on a CPU those that execution.memory is expected to hold."""
     trial, settings = _try_stacking(problem), problem.settings
@@ -311,7 +317,7 @@ def _check_variant(problem: Problem, choice: Choice) -> None:
     """Raise StudyError where the torch engine cannot train members so."""
     if choice.variant not in (LOOP, VMAP):
         raise _impossible(problem, choice.variant, "there is no such variant")
-    if choice.variant == VMAP and _from_factory(problem) and (fault := _try_stacking(problem).fault):
+    if choice.variant == VMAP and (fault := stacking_fault(problem)):
         raise _impossible(problem, VMAP, fault)
 
 
