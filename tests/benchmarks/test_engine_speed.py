@@ -19,8 +19,7 @@ CORES = sorted(os.sched_getaffinity(0))[:2]
 TRAINING = {"learning_rate": 0.01, "steps": 2, "record": [0, 2]}
 CNN_TASK = {"name": "ising", "lattice": 28, "target": "total", "train": 32, "test": 16, "ood": "none"}
 ADAM = {"optimizer": "adam", "learning_rate": 0.01, "epochs": 1, "batch_size": 64}
-DIGITS = {"name": "digits", "train": 1024, "test": 256, "ood": "none"}
-DIGITS = {"task": DIGITS, "augmentation": "none"}
+DIGITS = {"task": {"name": "digits", "train": 1024, "test": 256, "ood": "none"}, "augmentation": "none"}
 CNN = {"name": "cnn", "conv_layers": 3, "width": 32}
 CNN_ADAM = {"optimizer": "adam", "learning_rate": 0.001, "epochs": 1, "batch_size": 128}
 #: Engine, variant, members at once, network, further sections.
@@ -45,8 +44,9 @@ MEMORY = [
 ]
 
 
-def start(*arguments: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, str(WORKER), *arguments], stdout=subprocess.PIPE, text=True)
+def start(*arguments: str, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, str(WORKER), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
 
 
 def finish(process: subprocess.Popen) -> dict:
@@ -87,12 +87,13 @@ def test_ways_to_train_side_by_side(record):
 
 
 @pytest.mark.parametrize(("engine", "variant", "together", "network", "sections"), MEMORY)
-def test_memory_is_as_predicted(record, engine, variant, together, network, sections):
+def test_memory_is_as_predicted(record, tmp_path, engine, variant, together, network, sections):
+    """The memory of the first process, which compiles."""
     choice = {"engine": engine, "variant": variant, "members_at_once": together, "steps_per_call": 2}
-    found = finish(
-        start("memory", json.dumps({"training": TRAINING, "network": network, **sections, "choice": choice}))
-    )
-    name = f"{network['name']} width {network['width']}, {engine} {variant} {together}"
+    content = {"training": TRAINING, "network": network, **sections, "choice": choice}
+    found = finish(start("memory", json.dumps(content), NUMBA_CACHE_DIR=str(tmp_path)))
+    task, optimizer = sections.get("task", {}).get("name", "ising"), content["training"].get("optimizer", "gd")
+    name = f"{network['name']} width {network['width']}, {task}, {optimizer}, {engine} {variant} {together}"
     record(f"memory of training, {name}: predicted / peak", found["expected"] / found["peak"], "0.8 … 1.25")
 
 
