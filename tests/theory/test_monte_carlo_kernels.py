@@ -114,6 +114,7 @@ def test_critical_learning_rate_is_that_of_the_estimated_kernel():
     np.testing.assert_allclose(rates["learning_rate"], solve(settings, data).attrs["learning_rate"], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_estimate_does_not_depend_on_the_memory_and_counts_networks():
     settings = arm_of(network=TORCH, theory={"monte_carlo": 20}).settings
     x = np.random.default_rng(0).standard_normal((7, 3, 3, 1))

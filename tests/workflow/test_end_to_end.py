@@ -111,6 +111,7 @@ def test_lost_inputs_do_not_retrain_existing_shards(workplace, lost, members, tr
     assert workplace.planned().get("train_shard", 0) == trained
 
 
+@pytest.mark.slow
 def test_a_key_swept_for_a_while_leaves_nothing_stale(workplace):
     workplace.write(sweep={"augmentation": ["none", "full"], "ensemble.seed": [0]})
     done = workplace.snakemake()
@@ -119,6 +120,7 @@ def test_a_key_swept_for_a_while_leaves_nothing_stale(workplace):
     assert workplace.planned() == {"join_metrics": 1, "draw_figures": 1, "all": 1}
 
 
+@pytest.mark.slow
 def test_forcing_everything_makes_everything_again(workplace):
     before = shards(workplace)
     done = workplace.snakemake("--forceall", "--cores", "4")
@@ -151,6 +153,7 @@ def test_more_steps_beyond_the_last_record_change_nothing(workplace):
     assert workplace.planned() == {}
 
 
+@pytest.mark.slow
 def test_one_arm_can_be_built_alone(tmp_path):
     workplace = Workplace(tmp_path, {**TINY, "ensemble": {"members": 2}})
     done = workplace.snakemake("results/tiny/ensemble/augmentation~full.zarr.zip")
