@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from types import TracebackType
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +103,7 @@ def check_factory(section: TorchNetwork, input_shape: tuple[int, ...], outputs: 
     shared = [name for name, buffer in first.named_buffers() if _storages([buffer]) & elsewhere]
     module = first.to(torch.float32)
     x = torch.randn(PROBES, *input_shape, generator=torch.Generator().manual_seed(0))
-    with _noted(where), torch.random.fork_rng(devices=[]):
+    with _Noted(where), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         _check_outputs(module.eval(), x, outputs, where)
         _check_training(module.train(), x, outputs, shared, where)
@@ -113,15 +113,18 @@ def _where(section: TorchNetwork) -> str:
     return f"network.factory: {section.factory!r}"
 
 
-@contextmanager
-def _noted(where: str) -> Iterator[None]:
+class _Noted:
     """Exceptions of the user's code keep their traceback, with a line that names the key."""
-    try:
-        yield
-    except BaseException as error:
-        if not isinstance(error, UserError):
-            error.add_note(where)
-        raise
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is not None and not isinstance(error, UserError):
+            error.add_note(self._where)
 
 
 def _drawn(
@@ -141,7 +144,7 @@ def _drawn(
             ) from None
         torch.manual_seed(int(stream(seed, purpose, member).integers(2**63)))
         try:
-            with _noted(where):
+            with _Noted(where):
                 module = factory(input_shape, outputs, **given)
         except ImportError as error:
             raise StudyError(
