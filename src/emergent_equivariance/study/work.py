@@ -10,7 +10,7 @@ from ..settings import Settings
 from ..settings.engines import ENGINES, default_engine
 
 #: Seconds of training below which measuring engines does not pay.
-WORTHWHILE = 10.0
+WORTHWHILE = 60.0
 
 
 def members_per_shard(settings: Settings) -> int:
