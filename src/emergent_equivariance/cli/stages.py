@@ -1,113 +1,29 @@
-"""``emeq``: one subcommand per rule of the workflow, same name, same arguments.
-
-Exit codes: 0 done; 1 something the user can mend, said in one paragraph; 2 wrong usage of the command line; 75 stopped
-because a signal asked for it, and going on when it is run again (docs/reliability.md).
-Heavy libraries are imported by the subcommand that needs them.
-"""
+"""One subcommand per rule of the workflow, same name, same arguments."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .devices import use_float64
-from .errors import INTERRUPTED, Interrupted, StudyError, UserError
-from .inputs import read_data, read_kernels, read_learning_rate
-from .study import Arm, Study, load_study
+from ..devices import use_float64
+from ..inputs import read_data, read_kernels, read_learning_rate
+from ..study import Arm, Study, load_study
+from .common import ArmOption, KeyOption, ResultsOption, StudyArgument, ThreadsOption, app, check_kind, progress, say
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
 
-app = typer.Typer(
-    help="Emergent equivariance of deep ensembles against the analytic NTK mean.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=True,
-)
-
-StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
-ResultsOption = Annotated[Path, typer.Option("--results", help="Folder that holds results/STUDY.")]
-ArmOption = Annotated[str, typer.Option("--arm", help="Folder name of the arm, as printed by `emeq plan`.")]
-KeyOption = Annotated[str, typer.Option("--key", help="Key of the store, as printed by `emeq plan --keys`.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads instead of execution.kernel_threads.")
-]
-
-
-def main() -> None:
-    """Run the command line; a UserError becomes one paragraph and exit code 1, an interruption a line and 75."""
-    try:
-        app()
-    except Interrupted as interrupted:
-        say(str(interrupted))
-        sys.exit(INTERRUPTED)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
-def say(text: str) -> None:
-    """Tell the user (or the log) how far the work is."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def progress(what: str, every: float = 10.0) -> Callable[[int, int], None]:
-    """A callback (done, total) that rewrites one line on a terminal, and writes at most a line per 10 s to a log."""
-    start = last = time.monotonic()
-    terminal = sys.stderr.isatty()
-
-    def report(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if terminal or done == total or now - last > every:
-            last = now
-            rate = done / max(now - start, 1e-9)
-            line = f"{what}: {done}/{total}, {rate:.3g} per second, {(total - done) / max(rate, 1e-9):.0f} s left"
-            print(line, end="\r" if terminal and done < total else "\n", file=sys.stderr, flush=True)
-
-    return report
-
-
-@app.command()
-def validate(study_file: StudyArgument) -> None:
-    """Check a study file; print its arms, or what is wrong and how to mend it."""
-    study = load_study(study_file)
-    for warning in study.warnings():
-        say(f"warning: {warning}")
-    print(f"{study.file}: valid; study {study.name!r} has {len(study.arms)} arm(s):")
-    for arm in study.arms:
-        print(f"  {arm.path}")
-
-
-@app.command()
-def plan(
-    study_file: StudyArgument,
-    results: ResultsOption = Path("results"),
-    keys: Annotated[bool, typer.Option("--keys", help="Print the keys of the data and theory stores too.")] = False,
-) -> None:
-    """Print arms, members, shards, estimated work and disk; run nothing."""
-    from .plan import render
-
-    study = load_study(study_file, results)
-    for warning in study.warnings():
-        say(f"warning: {warning}")
-    render(study, keys)
-
-
 @app.command()
 def data(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Path("results")) -> None:
     """Make one data store."""
-    from . import store
-    from .tasks import build_task
+    from .. import store
+    from ..tasks import build_task
 
     study = load_study(study_file, results)
     arm = study.arm_with("data_key", key)
@@ -126,7 +42,7 @@ def kernel_tiles(
     results: ResultsOption = Path("results"),
 ) -> None:
     """Compute some tiles of the kernels between samples; tiles that an interrupted run finished are kept."""
-    from .kernel_store import compute
+    from ..kernel_store import compute
 
     use_float64()
     study = load_study(study_file, results)
@@ -138,7 +54,7 @@ def kernel_tiles(
 @app.command("assemble-kernels")
 def assemble_kernels(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Path("results")) -> None:
     """Put the tiles of the kernels between samples together into one store."""
-    from .kernel_store import assemble
+    from ..kernel_store import assemble
 
     study = load_study(study_file, results)
     arm = study.arm_with_tiles(key)
@@ -150,12 +66,12 @@ def learning_rate(
     study_file: StudyArgument, key: KeyOption, threads: ThreadsOption = None, results: ResultsOption = Path("results")
 ) -> None:
     """Resolve a learning rate given as a fraction of the critical one."""
-    from . import store
-    from .theory import resolve_learning_rate
+    from .. import store
+    from ..theory import resolve_learning_rate
 
     use_float64()
     study = load_study(study_file, results)
-    _check_kind(study, "learning-rate", ensemble=True)
+    check_kind(study, "learning-rate", ensemble=True)
     arm = _granted(study.arm_with("learning_rate_key", key), threads)
     data, kernels = read_data(study, arm), read_kernels(study, arm)
     rates = resolve_learning_rate(arm.settings, data, progress(_counted(arm)), kernels)
@@ -168,12 +84,12 @@ def theory(
     study_file: StudyArgument, key: KeyOption, threads: ThreadsOption = None, results: ResultsOption = Path("results")
 ) -> None:
     """Compute one theory store: the analytic mean and covariance on group orbits."""
-    from . import store, tracking
-    from .theory import solve
+    from .. import store, tracking
+    from ..theory import solve
 
     use_float64()
     study = load_study(study_file, results)
-    _check_kind(study, "theory", ensemble=True)
+    check_kind(study, "theory", ensemble=True)
     arm = _granted(study.arm_with("theory_key", key), threads)
     data, rate, kernels = read_data(study, arm), read_learning_rate(study, arm), read_kernels(study, arm)
     solution = solve(arm.settings, data, rate, progress(_counted(arm)), kernels)
@@ -188,12 +104,12 @@ def measure(
     study_file: StudyArgument, arm: ArmOption, threads: ThreadsOption = None, results: ResultsOption = Path("results")
 ) -> None:
     """Measure one arm of a study of kernels."""
-    from . import store
-    from .measures import get_measure
+    from .. import store
+    from ..measures import get_measure
 
     use_float64()
     study = load_study(study_file, results)
-    _check_kind(study, "measure", ensemble=False)
+    check_kind(study, "measure", ensemble=False)
     chosen = study.arm(arm)
     data, kernels = read_data(study, chosen), read_kernels(study, chosen)
     settings = _granted(chosen, threads).settings
@@ -205,10 +121,10 @@ def measure(
 @app.command()
 def probe(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Path("results")) -> None:
     """Decide how the members of an arm are trained: measure engines, or take the default where that would not pay."""
-    from . import members
+    from .. import members
 
     study = load_study(study_file, results)
-    _check_kind(study, "probe", ensemble=True)
+    check_kind(study, "probe", ensemble=True)
     members.probe(study, study.arm_with("probe_key", key), say)
 
 
@@ -221,22 +137,22 @@ def train(
     results: ResultsOption = Path("results"),
 ) -> None:
     """Train the members of one shard and record their predictions on group orbits."""
-    from . import members
+    from .. import members
 
     study = load_study(study_file, results)
-    _check_kind(study, "train", ensemble=True)
+    check_kind(study, "train", ensemble=True)
     members.train(study, study.arm(arm), first, last, say, progress("members"))
 
 
 @app.command()
 def aggregate(study_file: StudyArgument, arm: ArmOption, results: ResultsOption = Path("results")) -> None:
     """Form the ensembles of one arm from its shards and measure them against the theory."""
-    from . import store
-    from .ensemble import aggregate as aggregate_shards
-    from .ensemble import reference
+    from .. import store
+    from ..ensemble import aggregate as aggregate_shards
+    from ..ensemble import reference
 
     study = load_study(study_file, results)
-    _check_kind(study, "aggregate", ensemble=True)
+    check_kind(study, "aggregate", ensemble=True)
     chosen = study.arm(arm)
     solution = store.read(study.theory_path(chosen)).load() if chosen.settings.has_mean else None
     shards = (
@@ -253,14 +169,14 @@ def aggregate(study_file: StudyArgument, arm: ArmOption, results: ResultsOption 
 @app.command()
 def metrics(study_file: StudyArgument, results: ResultsOption = Path("results")) -> None:
     """Join the stores of all arms into metrics.nc and the tables."""
-    from . import store
+    from .. import store
 
     study = load_study(study_file, results)
     if study.kind == "ensemble":
-        from .summary import join
+        from ..summary import join
 
     else:
-        from .measures import get_measure
+        from ..measures import get_measure
 
         join = get_measure(study.kind).join
     joined = join(study, [_read_result(study, arm) for arm in study.arms])
@@ -272,8 +188,8 @@ def metrics(study_file: StudyArgument, results: ResultsOption = Path("results"))
 @app.command()
 def figures(study_file: StudyArgument, results: ResultsOption = Path("results")) -> None:
     """Draw the pictures and write the key numbers in words."""
-    from . import store, tracking
-    from .figures import ArmStores, draw_all, store_arms
+    from .. import store, tracking
+    from ..figures import ArmStores, draw_all, store_arms
 
     study = load_study(study_file, results)
     joined = store.read_netcdf(study.root / "metrics.nc")
@@ -283,43 +199,15 @@ def figures(study_file: StudyArgument, results: ResultsOption = Path("results"))
         stores[arm.path] = ArmStores(store.read(study.data_path(arm)), solution, _read_result(study, arm))
     drawn = draw_all(study, joined, stores, study.root / "figures")
     if study.kind == "ensemble":
-        from .report import summary_html
+        from ..report import summary_html
 
         text = summary_html(study, joined, stores)
     else:
-        from .measures import get_measure
+        from ..measures import get_measure
 
         text = get_measure(study.kind).summary_html(study, joined)
     store.write_text(text, study.root / "summary.html")
     tracking.log_summary(study, joined, _tables(study, joined), [p for p in drawn if p.suffix == ".png"])
-
-
-@app.command()
-def schema(
-    output: Annotated[Path, typer.Option("--output", help="Where to write the JSON schema.")] = Path(
-        "workflow/schemas/study.schema.json"
-    ),
-    reference: Annotated[Path, typer.Option("--reference", help="Where to write the reference page.")] = Path(
-        "config/reference.md"
-    ),
-) -> None:
-    """Write the JSON schema of study files, which gives editors completion and checks, and their reference page."""
-    from . import store
-    from .reference import reference_markdown
-    from .settings import json_schema
-
-    store.write_text(json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n", output)
-    store.write_text(reference_markdown(), reference)
-
-
-def _check_kind(study: Study, command: str, *, ensemble: bool) -> None:
-    """Raise StudyError unless the study is of the kind ensemble, or of a kind that measures kernels."""
-    if (study.kind == "ensemble") == ensemble:
-        return
-    said = f"{study.file}: is of kind {study.kind}, for which there is no `emeq {command}`"
-    if ensemble:
-        raise StudyError(f"{said}: nothing is trained.", remedy=f"Use `emeq measure {study.file} --arm ARM`.")
-    raise StudyError(f"{said}.", remedy="Use `emeq theory`, `emeq train` and `emeq aggregate`.")
 
 
 def _counted(arm: Arm) -> str:
@@ -336,17 +224,17 @@ def _granted(arm: Arm, threads: int | None) -> Arm:
 
 
 def _read_result(study: Study, arm: Arm) -> xr.Dataset:
-    from . import store
+    from .. import store
 
     return store.read(study.result_path(arm), config_hash=arm.result_hash)
 
 
 def _tables(study: Study, joined: xr.Dataset) -> dict[str, pd.DataFrame]:
     if study.kind != "ensemble":
-        from .measures import get_measure
+        from ..measures import get_measure
 
         return get_measure(study.kind).tables(study, joined)
-    from .report import key_numbers
-    from .summary import tables
+    from ..report import key_numbers
+    from ..summary import tables
 
     return {**tables(joined), "key_numbers": key_numbers(study, joined)}

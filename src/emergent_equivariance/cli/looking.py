@@ -1,0 +1,56 @@
+"""Subcommands that look at a study file and run nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..study import load_study
+from .common import ResultsOption, StudyArgument, app, say
+
+
+@app.command()
+def validate(study_file: StudyArgument) -> None:
+    """Check a study file; print its arms, or what is wrong and how to mend it."""
+    study = load_study(study_file)
+    for warning in study.warnings():
+        say(f"warning: {warning}")
+    print(f"{study.file}: valid; study {study.name!r} has {len(study.arms)} arm(s):")
+    for arm in study.arms:
+        print(f"  {arm.path}")
+
+
+@app.command()
+def plan(
+    study_file: StudyArgument,
+    results: ResultsOption = Path("results"),
+    keys: Annotated[bool, typer.Option("--keys", help="Print the keys of the data and theory stores too.")] = False,
+) -> None:
+    """Print arms, members, shards, estimated work and disk; run nothing."""
+    from ..plan import render
+
+    study = load_study(study_file, results)
+    for warning in study.warnings():
+        say(f"warning: {warning}")
+    render(study, keys)
+
+
+@app.command()
+def schema(
+    output: Annotated[Path, typer.Option("--output", help="Where to write the JSON schema.")] = Path(
+        "workflow/schemas/study.schema.json"
+    ),
+    reference: Annotated[Path, typer.Option("--reference", help="Where to write the reference page.")] = Path(
+        "config/reference.md"
+    ),
+) -> None:
+    """Write the JSON schema of study files, which gives editors completion and checks, and their reference page."""
+    from .. import store
+    from ..reference import reference_markdown
+    from ..settings import json_schema
+
+    store.write_text(json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n", output)
+    store.write_text(reference_markdown(), reference)
