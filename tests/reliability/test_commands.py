@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from emergent_equivariance import cli, kernel_store, theory
+from emergent_equivariance import kernel_store, theory
+from emergent_equivariance.cli import stages
 from emergent_equivariance.errors import StudyError
 from emergent_equivariance.measures import get_measure, regression
 from emergent_equivariance.settings import STUDY_FILES
@@ -55,12 +56,12 @@ def test_kernels_are_computed_on_the_threads_that_are_granted(
 
     monkeypatch.setattr(module, worker, stop)
     for name in ("read_data", "read_kernels"):
-        monkeypatch.setattr(cli, name, lambda *_: None)
-    monkeypatch.setattr(cli, "use_float64", lambda: None)
+        monkeypatch.setattr(stages, name, lambda *_: None)
+    monkeypatch.setattr(stages, "use_float64", lambda: None)
     attribute = {"kernel_tiles": "kernel_key", "theory": "theory_key", "measure": "path"}.get(command, f"{command}_key")
     more = {"first": 0, "last": 0} if command == "kernel_tiles" else {}
     with pytest.raises(Stop):
-        getattr(cli, command)(study.file, getattr(arm, attribute), **more, threads=threads, results=study.results)
+        getattr(stages, command)(study.file, getattr(arm, attribute), **more, threads=threads, results=study.results)
     settings = [argument for argument in seen if isinstance(argument, type(arm.settings))]
     assert [found.execution.kernel_threads for found in settings] == [used]
 
@@ -78,9 +79,9 @@ def test_kernels_are_computed_on_the_threads_that_are_granted(
 )
 def test_a_command_of_another_kind_of_study_is_refused(tmp_path, monkeypatch, content, command, arguments, remedy):
     study = written(tmp_path, content)
-    monkeypatch.setattr(cli, "use_float64", lambda: None)
+    monkeypatch.setattr(stages, "use_float64", lambda: None)
     with pytest.raises(StudyError, match=rf"study\.yaml.*kind {study.kind}.*emeq {command}`.*{remedy}"):
-        getattr(cli, command.replace("-", "_"))(study.file, **arguments, results=study.results)
+        getattr(stages, command.replace("-", "_"))(study.file, **arguments, results=study.results)
 
 
 def test_every_kind_of_study_of_kernels_has_its_measure():
