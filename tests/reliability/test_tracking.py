@@ -182,7 +182,7 @@ def test_a_job_after_one_that_found_the_server_dead_does_not_wait(online):
 
 
 def test_the_pause_after_a_failure_ends(tmp_path):
-    from emergent_equivariance.tracking import PAUSE, _unreachable
+    from emergent_equivariance.tracking.runs import PAUSE, _unreachable
 
     marker = tmp_path / "marker"
     assert _unreachable(marker) == ""
@@ -193,7 +193,7 @@ def test_the_pause_after_a_failure_ends(tmp_path):
 
 
 def test_the_end_of_the_background_process_is_a_warning(offline, monkeypatch, capfd):
-    from emergent_equivariance import tracking
+    from emergent_equivariance.tracking import runs as tracking
     from emergent_equivariance.study import load_study
 
     monkeypatch.chdir(offline)

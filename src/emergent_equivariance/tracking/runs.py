@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .study import Arm, Study, fingerprint
+from ..study import Arm, Study, fingerprint
 
 if TYPE_CHECKING:
     import xarray as xr
