@@ -23,3 +23,20 @@ def sync(
     study = load_study(study_file, results)
     if send(study, say, dry_run=dry_run):
         raise typer.Exit(1)
+
+
+@app.command()
+def sweep(
+    study_file: StudyArgument,
+    output: Annotated[Path | None, typer.Option("--output", help="Where to write it; default: print it.")] = None,
+) -> None:
+    """Write the study's grid as a sweep file of Weights & Biases, whose agents have Snakemake make one arm each."""
+    from .. import store
+    from ..tracking.sweep import sweep_file
+
+    text = sweep_file(load_study(study_file))
+    if output is None:
+        print(text, end="")
+    else:
+        store.write_text(text, output)
+        say(f"{output}: register it with `wandb sweep {output}`; limits: docs/tracking.md")
