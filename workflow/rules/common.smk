@@ -1,10 +1,10 @@
 # The study, and the paths and parameters the rules need from it. Nothing heavy is imported here:
 # every cluster job parses this file again.
 import json
+import os
 import re
 import shlex
 import sys
-from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -13,8 +13,14 @@ from snakemake.logging import logger
 from emergent_equivariance.errors import UserError
 from emergent_equivariance.figures import FIGURES as PICTURES
 from emergent_equivariance.figures import figure_names, store_arms
-from emergent_equivariance.study import header, load_study, read_probe, read_yaml
-from emergent_equivariance.study.budget import job_memory, training_job_memory
+from emergent_equivariance.study import header, load_study, read_yaml
+from emergent_equivariance.study.cluster import (
+    find_cluster,
+    read_cluster,
+    request,
+    resource_names,
+)
+from emergent_equivariance.study.resources import demand
 from emergent_equivariance.study.tiling import planned_tiling
 
 
@@ -43,6 +49,7 @@ try:
     if workflow.is_main_process:
         STUDY.check_existing()
     FIGURES = figure_names(STUDY)
+    CLUSTER = read_cluster(find_cluster(Path(workflow.basedir), os.environ))
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -60,6 +67,8 @@ EMEQ = f"{THREADS} {PROGRAM}"
 EXEC_EMEQ = (
     f"{THREADS} exec {PROGRAM}"  # in the place of the shell: it gets the signals
 )
+# A job of a scheduler is ended after the time it asked for: it stops itself in time. Jobs on this machine have no limit.
+TIME_LIMIT = " --minutes {resources.runtime}" if workflow.remote_exec else ""
 
 
 def shards_of(arm):
@@ -91,24 +100,15 @@ def study_products():
     ]
 
 
-@cache
-def tiles_memory(key):
-    """MB that a job computing or assembling the tiles of these kernels needs."""
-    return job_memory(STUDY.arm_with_tiles(key).settings, "tiles")
+def needed(rule, arm_of=lambda wildcards: None):
+    """Resources of a rule whose jobs work for one arm each, or for all: functions of the wildcards and the attempt."""
 
+    def resource(name):
+        return lambda wildcards, attempt: request(
+            CLUSTER, rule, demand(STUDY, rule, arm_of(wildcards)), attempt
+        ).get(name)
 
-def solution_memory(arm):
-    """MB that a job solving, fitting or measuring needs."""
-    return job_memory(arm.settings, "solution")
-
-
-def training_memory(arm):
-    """MB that a job training a shard needs, as far as it is known when the job starts."""
-    try:
-        probe = read_probe(STUDY.probe_path(arm), arm.probe_key)
-    except UserError:  # the job refuses it by name
-        probe = None
-    return training_job_memory(arm.settings, probe)
+    return {name: resource(name) for name in resource_names(CLUSTER, rule)}
 
 
 def inputs_of(arm):

@@ -9,6 +9,8 @@ rule aggregate_arm:
         f"{ROOT}/logs/ensemble/{{arm}}.log",
     benchmark:
         f"{ROOT}/benchmarks/ensemble/{{arm}}.tsv"
+    resources:
+        **needed("aggregate_arm", lambda wildcards: ARMS[wildcards.arm]),
     params:
         depends_on=lambda wildcards: ARMS[wildcards.arm].ensemble_hash,
     shell:
@@ -23,6 +25,8 @@ rule join_metrics:
         tables=directory(f"{ROOT}/tables"),
     log:
         f"{ROOT}/logs/metrics.log",
+    resources:
+        **needed("join_metrics"),
     params:
         arms=[arm.join_fields for arm in STUDY.arms],
     shell:

@@ -12,7 +12,10 @@ rule compute_kernel_tiles:
     priority: 30
     threads: lambda wildcards: STUDY.arm_with_tiles(wildcards.key).settings.execution.kernel_threads
     resources:
-        mem_mb=lambda wildcards: tiles_memory(wildcards.key),
+        **needed(
+            "compute_kernel_tiles",
+            lambda wildcards: STUDY.arm_with_tiles(wildcards.key),
+        ),
     params:
         tile_size=lambda wildcards: STUDY.arm_with_tiles(
             wildcards.key
@@ -34,7 +37,9 @@ rule assemble_kernels:
         f"{ROOT}/benchmarks/kernels/{{key}}.tsv"
     priority: 30
     resources:
-        mem_mb=lambda wildcards: tiles_memory(wildcards.key),
+        **needed(
+            "assemble_kernels", lambda wildcards: STUDY.arm_with_tiles(wildcards.key)
+        ),
     shell:
         EMEQ + " assemble-kernels {STUDY_FILE} --key {wildcards.key} > {log} 2>&1"
 
@@ -50,7 +55,7 @@ rule measure_kernels:
         f"{ROOT}/benchmarks/measures/{{arm}}.tsv"
     threads: lambda wildcards: ARMS[wildcards.arm].settings.execution.kernel_threads
     resources:
-        mem_mb=lambda wildcards: solution_memory(ARMS[wildcards.arm]),
+        **needed("measure_kernels", lambda wildcards: ARMS[wildcards.arm]),
     params:
         depends_on=lambda wildcards: ARMS[wildcards.arm].result_hash,
     shell:

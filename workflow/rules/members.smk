@@ -10,8 +10,9 @@ rule probe_engine:
     priority: 20
     threads: lambda wildcards: STUDY.arm_with("probe_key", wildcards.key).settings.execution.threads
     resources:
-        mem_mb=lambda wildcards: training_job_memory(
-            STUDY.arm_with("probe_key", wildcards.key).settings, None
+        **needed(
+            "probe_engine",
+            lambda wildcards: STUDY.arm_with("probe_key", wildcards.key),
         ),
     shell:
         EMEQ + " probe {STUDY_FILE} --key {wildcards.key} > {log} 2>&1"
@@ -28,7 +29,7 @@ rule train_shard:
         f"{ROOT}/benchmarks/members/{{arm}}/members-{{first}}-{{last}}.tsv"
     threads: lambda wildcards: ARMS[wildcards.arm].settings.execution.threads
     resources:
-        mem_mb=lambda wildcards: training_memory(ARMS[wildcards.arm]),
+        **needed("train_shard", lambda wildcards: ARMS[wildcards.arm]),
     shell:
         EXEC_EMEQ
         + " train {STUDY_FILE} --arm {wildcards.arm} --first {wildcards.first} --last {wildcards.last} > {log} 2>&1"

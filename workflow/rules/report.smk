@@ -12,5 +12,7 @@ rule draw_figures:
         ),
     log:
         f"{ROOT}/logs/figures.log",
+    resources:
+        **needed("draw_figures"),
     shell:
         EMEQ + " figures {STUDY_FILE} > {log} 2>&1"

@@ -11,8 +11,9 @@ rule resolve_learning_rate:
             "learning_rate_key", wildcards.key
         ).settings.execution.kernel_threads
     resources:
-        mem_mb=lambda wildcards: solution_memory(
-            STUDY.arm_with("learning_rate_key", wildcards.key)
+        **needed(
+            "resolve_learning_rate",
+            lambda wildcards: STUDY.arm_with("learning_rate_key", wildcards.key),
         ),
     shell:
         EMEQ
@@ -34,8 +35,9 @@ rule compute_theory:
             "theory_key", wildcards.key
         ).settings.execution.kernel_threads
     resources:
-        mem_mb=lambda wildcards: solution_memory(
-            STUDY.arm_with("theory_key", wildcards.key)
+        **needed(
+            "compute_theory",
+            lambda wildcards: STUDY.arm_with("theory_key", wildcards.key),
         ),
     shell:
         EMEQ

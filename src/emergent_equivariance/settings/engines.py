@@ -42,6 +42,7 @@ class EngineFacts(NamedTuple):
       stacks: numbers of members at once that it tries on a CPU, beside one after the other.
       footprint: its memory.
       default: network → its speed, for networks that it trains where nothing is measured; None: not known.
+      gpu: whether it can compute on a GPU.
     """
 
     module: str
@@ -50,11 +51,20 @@ class EngineFacts(NamedTuple):
     stacks: tuple[int, ...]
     footprint: Footprint
     default: dict[str, Speed | None]
+    gpu: bool = True
 
 
 #: Name → facts; the most promising first. Speeds are those of one AVX-512 core.
 ENGINES = {
-    "numba": EngineFacts("numba_engine", "NumbaEngine", ("cnn", "gcnn"), (), Footprint(700_000_000, 0.0, 0.0, 3.5), {}),
+    "numba": EngineFacts(
+        "numba_engine",
+        "NumbaEngine",
+        ("cnn", "gcnn"),
+        (),
+        Footprint(700_000_000, 0.0, 0.0, 3.5),
+        {},
+        gpu=False,
+    ),
     "jax": EngineFacts(
         "jax_engine",
         "JaxEngine",

@@ -39,18 +39,18 @@ _UniqueKeyLoader.yaml_implicit_resolvers = {
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Parse a study file; raises StudyError if it is missing, not YAML or not a mapping."""
+def read_yaml(file: Path, example: str = "one of the files in config/") -> dict[str, Any]:
+    """Parse a study file, or another like it; raises StudyError if it is missing, not YAML or not a mapping."""
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except OSError as error:
         raise StudyError(
-            f"{file}: cannot be read ({error.strerror}).", remedy="Give the path of a study file."
+            f"{file}: cannot be read ({error.strerror}).", remedy=f"Give the path of a file like {example}."
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"{file}: is not valid YAML: {error}", remedy="Mend that line.") from None
     if not isinstance(content, dict):
-        raise StudyError(f"{file}: holds no mapping.", remedy="Start from one of the files in config/.")
+        raise StudyError(f"{file}: holds no mapping.", remedy=f"Start from {example}.")
     return content
 
 
@@ -154,10 +154,10 @@ def _validate(model: type[StudyFile], content: dict[str, Any], file: Path, where
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise StudyError(_explain(model, error, file, where)) from None
+        raise StudyError(explain(model, error, file, where)) from None
 
 
-def _explain(model: type[StudyFile], error: ValidationError, file: Path, where: str) -> str:
+def explain(model: type[BaseModel], error: ValidationError, file: Path, where: str = "") -> str:
     """One sentence per problem, naming file, key, value and what is allowed."""
     tags = {"float", "int", "CriticalFraction"} | {tag for part in _all_models(model) for tag in _tags(part)}
     lines = []
@@ -184,7 +184,7 @@ def _all_models(model: type[BaseModel]) -> list[type[BaseModel]]:
     return [part for info in model.model_fields.values() for part in _models_in(info.annotation)]
 
 
-def _allowed_keys(model: type[StudyFile], location: tuple) -> list[str]:
+def _allowed_keys(model: type[BaseModel], location: tuple) -> list[str]:
     models: list[type[BaseModel]] = [model]
     for part in location[:-1]:
         found = [
