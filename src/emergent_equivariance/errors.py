@@ -31,5 +31,9 @@ class StoreError(UserError):
     """A file under results/ is missing, torn, or belongs to another study."""
 
 
+class TrackingError(UserError):
+    """Weights & Biases cannot be reached, or refuses what it is asked for."""
+
+
 class Interrupted(Exception):
     """A job stopped because it was asked to, and goes on when it is run again; the message is for the user."""
