@@ -1,15 +1,15 @@
 """From the members of an arm to ensembles of every size.
 
-``aggregate`` streams once over the shards of an arm. Let v be the number of valid (not diverged) members in the
-order of their index. For each ensemble size m the valid members are cut into consecutive disjoint subsets
-[0, m), [m, 2m), …; each subset's mean is evaluated as soon as it is complete, so that memory does not depend
-on the number of members (the metrics themselves apart: a few kilobytes per member).
+``aggregate`` streams once over the shards of an arm. Let v be the number of valid members (those that are there and
+have not diverged) in the order of their index. For each ensemble size m the valid members are cut into consecutive
+disjoint subsets [0, m), [m, 2m), …; each subset's mean is evaluated as soon as it is complete, so that memory does not
+depend on the number of members (the metrics themselves apart: a few kilobytes per member).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -90,17 +90,19 @@ def aggregate(
     settings: Settings,
     members: int,
     *,
+    missing: Collection[int] = (),
     chunk_members: int | None = None,
 ) -> Dataset:
     """The ensembles of one arm, in one pass over its shards.
 
     Args:
-      shards: in the order of their members, together covering 0…members−1 (more are ignored): prediction(member,
-        step, sample, element, output), loss(member, step), done(member), diverged(member). Lazily opened
-        datasets are read in chunks of members; a generator may close each when it is asked for the next.
+      shards: in the order of their members, together covering 0…members−1 (more are ignored) but for the missing
+        ones: prediction(member, step, sample, element, output), loss(member, step), done(member), diverged(member).
+        Lazily opened datasets are read in chunks of members; a generator may close each when it is asked for the next.
       reference: labels, targets and theory.
       settings: of the arm: recorded steps, ensemble sizes, what is averaged.
-      members: number of members M.
+      members: number of members M, the missing ones included.
+      missing: indices of members that no shard holds: left out like diverged ones, and marked apart.
       chunk_members: members read at a time; default: as many as fit CHUNK_BYTES, at most CHUNK_MEMBERS. The
         result does not depend on it beyond round-off.
 
@@ -112,16 +114,18 @@ def aggregate(
       example_prediction(example, step, sample, element, output) float32 of the first valid members (their index is
       the coordinate); observable_second_moment(step, sample, element, observable) float64, the mean of (R f)²;
       predicted_orbit_variance, predicted_orbit_mse (ensemble_size, step, split) with _se where Σ_t exists;
-      member_METRIC(member, step, split) and member_loss_train(member, step) float32, NaN for diverged members;
-      diverged(member). Without valid members the dimension ``subset`` is empty and mean is NaN.
+      member_METRIC(member, step, split) and member_loss_train(member, step) float32, NaN for members that are not
+      valid; diverged(member), missing(member). Without valid members the dimension ``subset`` is empty and mean is NaN.
 
-    Raises StoreError, naming the shard, where labels disagree, members are missing or not done, or
-    predictions of a member that is not marked as diverged are not finite.
+    Raises StoreError, naming the shard, where labels disagree, other members than the missing ones are not there or
+    not done, or predictions of a member that is not marked as diverged are not finite; ValueError if a shard holds a
+    member that is said to be missing.
     """
     labels, shape = _labels(reference, settings)
     if chunk_members is None:
         chunk_members = int(np.clip(CHUNK_BYTES // (8 * int(np.prod(shape))), 1, CHUNK_MEMBERS))
-    marks = _Marks(np.full((members, shape[0]), np.nan, np.float32), np.zeros(members, bool))
+    absent = np.isin(np.arange(members), list(missing))
+    marks = _Marks(np.full((members, shape[0]), np.nan, np.float32), np.zeros(members, bool), absent)
     ensembles = _Ensembles(reference, settings, members, shape)
     for values in _valid_predictions(shards, labels, shape[-1], marks, chunk_members):
         ensembles.add(values)
@@ -149,10 +153,21 @@ def _labels(reference: Reference, settings: Settings) -> tuple[dict[str, np.ndar
 
 @dataclass
 class _Marks:
-    """What the shards say of every member: training loss (member, step), NaN if diverged; diverged (member,)."""
+    """What is known of every member: training loss (member, step), NaN if not valid; diverged, missing (member,)."""
 
     loss: np.ndarray
     diverged: np.ndarray
+    missing: np.ndarray
+
+    @property
+    def valid(self) -> np.ndarray:
+        """(member,) whether a member enters the statistics."""
+        return ~(self.diverged | self.missing)
+
+    def next_present(self, index: int) -> int:
+        """The first member from ``index`` on that is not missing; their number if there is none."""
+        present = np.flatnonzero(~self.missing[index:])
+        return index + int(present[0]) if len(present) else len(self.missing)
 
 
 def _valid_predictions(
@@ -162,7 +177,7 @@ def _valid_predictions(
 
     Fills ``marks``, whose length says how many members are wanted. Raises StoreError as ``aggregate`` says.
     """
-    expected, members = 0, len(marks.diverged)
+    expected, members = marks.next_present(0), len(marks.diverged)
     for shard in shards:
         if expected == members:
             break
@@ -170,6 +185,8 @@ def _valid_predictions(
         taken = shard.isel(member=slice(0, members - expected))
         diverged = _check_done(taken, file_of(shard))
         here = slice(expected, expected + len(diverged))
+        if marks.missing[here].any():
+            raise ValueError(f"{file_of(shard)} holds members that are said to be missing")
         marks.diverged[here] = diverged
         marks.loss[here] = np.where(diverged[:, None], np.nan, taken["loss"].values)
         predictions = taken["prediction"].transpose("member", *_PREDICTION)
@@ -184,10 +201,12 @@ def _valid_predictions(
                 )
             if len(values):
                 yield values
-        expected += len(diverged)
+        expected = marks.next_present(expected + len(diverged))
     if expected != members:
         raise StoreError(
-            f"The shards hold {expected} members, the study asks for {members}.", remedy="Train the missing shards."
+            f"The shards hold {expected - marks.missing[:expected].sum()} members, the study asks for "
+            f"{members - marks.missing.sum()}.",
+            remedy="Train the missing shards.",
         )
 
 
@@ -273,13 +292,14 @@ def _labelled(
     result: Dataset, labels: dict[str, np.ndarray], marks: _Marks, reference: Reference, settings: Settings
 ) -> Dataset:
     """Add labels, single members, what is predicted, and attributes to the ensembles of an arm."""
-    valid, diverged = result.attrs.pop("members"), marks.diverged
+    valid = result.attrs.pop("members")
     result = result.assign_coords(labels)
     if "example_prediction" in result:
-        result = result.assign_coords(example=np.flatnonzero(~diverged)[: result.sizes["example"]])
-    result = result.merge(_member_metrics(result, diverged))
+        result = result.assign_coords(example=np.flatnonzero(marks.valid)[: result.sizes["example"]])
+    result = result.merge(_member_metrics(result, marks.valid))
     result["member_loss_train"] = (("member", "step"), marks.loss, {"long_name": "training loss of each member"})
-    result["diverged"] = ("member", diverged)
+    result["diverged"] = ("member", marks.diverged)
+    result["missing"] = ("member", marks.missing, {"long_name": "no shard holds the member"})
     sizes = np.unique(result["member_count"].values)
     if valid:
         result = result.merge(metrics.predict(reference, DataArray(sizes, dims="ensemble_size")))
@@ -297,7 +317,8 @@ def _labelled(
         "observable": reference.observable,
         "outputs": reference.output_name,
         "members": valid,
-        "diverged": int(diverged.sum()),
+        "diverged": int(marks.diverged.sum()),
+        "missing": int(marks.missing.sum()),
     }
     if reference.provenance:
         result.attrs["data_provenance"] = reference.provenance
@@ -381,16 +402,16 @@ class _Rows:
         return Dataset(variables, {**self.template.coords, **coords})
 
 
-def _member_metrics(result: Dataset, diverged: np.ndarray) -> Dataset:
-    """The m = 1 rows as member_METRIC(member, step, split), NaN for diverged members."""
+def _member_metrics(result: Dataset, valid: np.ndarray) -> Dataset:
+    """The m = 1 rows as member_METRIC(member, step, split), NaN for members that are not valid (member,)."""
     single = result["member_count"].values == 1
     members = {}
     for name in metric_names(result):
         if name != "orbit_variance_unbiased":
-            values = np.full((len(diverged), result.sizes["step"], result.sizes["split"]), np.nan, np.float32)
-            values[~diverged] = result[name].values[single]
+            values = np.full((len(valid), result.sizes["step"], result.sizes["split"]), np.nan, np.float32)
+            values[valid] = result[name].values[single]
             members[f"member_{name}"] = (("member", "step", "split"), values, result[name].attrs)
-    return Dataset(members, coords={"member": np.arange(len(diverged))})
+    return Dataset(members, coords={"member": np.arange(len(valid))})
 
 
 def metric_names(ensemble: Dataset) -> list[str]:

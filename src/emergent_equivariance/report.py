@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .figures.selection import Choice, all_diverged, choose, last_step, metrics_choices, read_at
-from .figures.words import augmented, diverged_words, number, split_words
+from .figures.selection import Choice, absent, all_diverged, choose, last_step, metrics_choices, read_at
+from .figures.words import augmented, diverged_words, missing_words, number, split_words
 from .groups import get_group
 from .pages import page, provenance
 
@@ -36,9 +36,9 @@ LISTED = {
 def key_numbers(study: Study, metrics: xr.Dataset) -> pd.DataFrame:
     """One row per arm and split at the last recorded step of the arm: tables/key_numbers.csv and the report's numbers.
 
-    Columns: the arm, its swept keys, split, step, members (valid ones: the full ensemble), diverged;
-    member_deviation (of a single member: root mean square over members), ensemble_deviation (of the full ensemble)
-    and predicted_deviation; orbit_slope and orbit_variance_ratio; and of LISTED what the study has; each with _se;
+    Columns: the arm, its swept keys, split, step, members (valid ones: the full ensemble), diverged,
+    missing; member_deviation (of a single member: root mean square over members), ensemble_deviation (of the full
+    ensemble) and predicted_deviation; orbit_slope and orbit_variance_ratio; and of LISTED what the study has; each with _se;
     composition_error (root mean square) where the action on the inputs of an arm is not exact.
     Raises StudyError if the metrics hold an arm that the study does not have.
     """
@@ -57,6 +57,7 @@ def _row(arm: Arm, choice: Choice, metrics: xr.Dataset, split: str) -> dict[str,
     step = last_step(metrics, choice)
     row: dict[str, Any] = {"arm": choice.key, **arm.coords, "split": split, "step": int(step)}
     row |= {name: int(metrics[name].sel(arm=choice.key)) for name in ("members", "diverged")}
+    row["missing"], _ = absent(metrics, choice)
     single = {"member_count": 1}
     columns: dict[str, tuple[str, dict[str, Any]]] = {
         "member_deviation": ("orbit_variance", {"root": True, **single}),
@@ -110,6 +111,7 @@ def summary_html(study: Study, metrics: xr.Dataset, stores: Mapping[str, ArmStor
     name = html.escape(study.name)
     parts = [
         f"<h1>{name}: key numbers at {when}</h1>",
+        *_missing_words(study, metrics),
         *_claims(study, metrics, table),
         *_action_words(study, metrics),
         *_theory_words(study, metrics),
@@ -243,6 +245,23 @@ _REMEDY = (
 )
 
 
+def _missing_words(study: Study, metrics: xr.Dataset) -> list[str]:
+    """How many members of which arm are missing, and what follows from it; nothing if none is."""
+    counts = {choice.key: absent(metrics, choice) for choice in metrics_choices(metrics)}
+    lacking = {arm: (missing, asked) for arm, (missing, asked) in counts.items() if missing}
+    if not lacking:
+        return []
+    lines = "\n".join(f"<li>{html.escape(missing_words(*count, arm))}</li>" for arm, count in lacking.items())
+    complete = [html.escape(arm) for arm in counts if arm not in lacking]
+    return [
+        "<p><b>Members are missing.</b> Their shards were not there when the ensembles were formed, and "
+        "<code>execution.allow_missing</code> allows it. All numbers are those of the members that are there, in the order "
+        "of their index; ensembles of more members than that are left out.</p>\n"
+        f"<ul>\n{lines}\n</ul>",
+        f"<p>Complete arms: {', '.join(complete) or 'none'}.</p>",
+    ]
+
+
 def _member_words(study: Study, metrics: xr.Dataset) -> list[str]:
     diverged = {
         str(arm): int(count) for arm, count in zip(metrics["arm"].values, metrics["diverged"].values, strict=True)
@@ -272,7 +291,7 @@ def _html_table(study: Study, table: pd.DataFrame) -> str:
         **LISTED,
     }
     columns = {name: head for name, head in columns.items() if name in table and table[name].notna().any()}
-    counts = ["members", *(["diverged"] if table["diverged"].any() else [])]
+    counts = ["members", *(name for name in ("diverged", "missing") if table[name].any())]
     heads = "".join(f"<th class='text'>{html.escape(key)}</th>" for key in keys)
     heads += "".join(f"<th>{head}</th>" for head in counts) + "<th class='text'>split</th>"
     heads += "".join(f"<th>{head}</th>" for head in columns.values())

@@ -110,9 +110,8 @@ def join(study: Study, ensembles: Sequence[Dataset]) -> Dataset:
     Returns:
       METRIC, METRIC_se, predicted_… (arm, step, split, member_count), orbit_slope, orbit_variance_ratio and their
       _se (arm, step, split), member_METRIC(arm, step, split, member), member_loss_train(arm, step, member),
-      members(arm) (valid ones: the size of the full ensemble), diverged(arm), has_mean(arm); where an action is not
-      exact composition_error(arm) and composition_error_largest(arm). Arms are labelled by
-      their folder (coordinate ``arm``), by every swept key (as ``swept_KEY`` where KEY is a variable or dimension
+      members(arm) (valid ones: the size of the full ensemble), diverged(arm), missing(arm), has_mean(arm); where an
+      action is not exact composition_error(arm) and composition_error_largest(arm). Arms are labelled by their folder (coordinate ``arm``), by every swept key (as ``swept_KEY`` where KEY is a variable or dimension
       here), and by augmentation_label, network_width (0: not given) and group_order. Labels an arm does not have are
       filled with NaN.
     Raises ValueError if there is not one ensemble per arm.
@@ -138,10 +137,13 @@ def join(study: Study, ensembles: Sequence[Dataset]) -> Dataset:
             if name in part:
                 values[i] = part[name].reindex({d: indexes[str(d)] for d in dims}).values
         result[name] = (("arm", *dims), values, having[0].attrs)
-    diverged = np.array([int(e["diverged"].sum()) for e in ensembles])
-    result["members"] = ("arm", np.array([e.sizes["member"] for e in ensembles]) - diverged)
+    diverged, absent = (
+        np.array([int(e[name].sum()) if name in e else 0 for e in ensembles]) for name in ("diverged", "missing")
+    )
+    result["members"] = ("arm", np.array([e.sizes["member"] for e in ensembles]) - diverged - absent)
     result["members"].attrs["long_name"] = "members in the statistics: the size of the full ensemble"
     result["diverged"] = ("arm", diverged, {"long_name": "diverged members, left out of the statistics"})
+    result["missing"] = ("arm", absent, {"long_name": "members that no shard holds, left out of the statistics"})
     result["has_mean"] = ("arm", np.array([arm.settings.has_mean for arm in study.arms]))
     result["has_mean"].attrs["long_name"] = "whether the analytic mean exists"
     result = result.assign_coords(swept_coordinates(study, result))

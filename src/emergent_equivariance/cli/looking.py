@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..study import load_study
+from ..study import load_study, missing_report
 from .common import ResultsOption, StudyArgument, app, say
 
 
@@ -36,6 +36,16 @@ def plan(
     for warning in study.warnings():
         say(f"warning: {warning}")
     render(study, keys)
+
+
+@app.command()
+def missing(study_file: StudyArgument, results: ResultsOption = Path("results")) -> None:
+    """Say which files of a study are not there yet, and what the logs say of them; exit code 1 if there are any."""
+    study = load_study(study_file, results)
+    report = missing_report(study)
+    print(report or f"The study {study.name!r} is complete: {study.root}")
+    if report:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..devices import use_float64
+from ..errors import StoreError
 from ..inputs import read_data, read_kernels, read_learning_rate
-from ..study import Arm, Study, load_study
+from ..study import Arm, Study, ensemble_shards, load_study, missing_members
 from .common import ArmOption, KeyOption, ResultsOption, StudyArgument, ThreadsOption, app, check_kind, progress, say
 
 if TYPE_CHECKING:
@@ -134,6 +135,9 @@ def train(
     arm: ArmOption,
     first: Annotated[int, typer.Option("--first", help="First member of the shard.", min=0)],
     last: Annotated[int, typer.Option("--last", help="Last member of the shard, included.", min=0)],
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", help="Stop with a checkpoint before the process is as old.", min=0)
+    ] = None,
     results: ResultsOption = Path("results"),
 ) -> None:
     """Train the members of one shard and record their predictions on group orbits."""
@@ -141,7 +145,7 @@ def train(
 
     study = load_study(study_file, results)
     check_kind(study, "train", ensemble=True)
-    members.train(study, study.arm(arm), first, last, say, progress("members"))
+    members.train(study, study.arm(arm), first, last, say, progress("members"), minutes)
 
 
 @app.command()
@@ -149,19 +153,26 @@ def aggregate(study_file: StudyArgument, arm: ArmOption, results: ResultsOption 
     """Form the ensembles of one arm from its shards and measure them against the theory."""
     from .. import store
     from ..ensemble import aggregate as aggregate_shards
-    from ..ensemble import reference
+    from ..ensemble import member_counts, reference
+    from ..figures.words import missing_words
 
     study = load_study(study_file, results)
     check_kind(study, "aggregate", ensemble=True)
     chosen = study.arm(arm)
+    ranges, missing = ensemble_shards(study, chosen), missing_members(study, chosen)
     solution = store.read(study.theory_path(chosen)).load() if chosen.settings.has_mean else None
     shards = (
-        store.read(study.shard_path(chosen, first, last), config_hash=chosen.config_hash)
-        for first, last in study.shards(chosen)
+        store.read(study.shard_path(chosen, first, last), config_hash=chosen.config_hash) for first, last in ranges
     )
     members = chosen.settings.ensemble.members
     known = reference(chosen.settings, read_data(study, chosen), solution)
-    ensemble = aggregate_shards(shards, known, chosen.settings, members)
+    ensemble = aggregate_shards(shards, known, chosen.settings, members, missing=missing)
+    if missing:
+        valid = ensemble.attrs["members"]
+        dropped = [size for size in member_counts(chosen.settings, members) if size > valid]
+        say(f"warning: {missing_words(len(missing), members, chosen.path)}; ensembles are formed of the others")
+        if dropped:
+            say(f"warning: no ensembles of {', '.join(map(str, dropped))} members: {valid} are valid")
     attributes = store.provenance(study, chosen) | {"config_hash": chosen.ensemble_hash}
     store.write(ensemble, study.ensemble_path(chosen), attributes)
 
@@ -180,9 +191,12 @@ def metrics(study_file: StudyArgument, results: ResultsOption = Path("results"))
 
         join = get_measure(study.kind).join
     joined = join(study, [_read_result(study, arm) for arm in study.arms])
-    store.write_netcdf(joined, study.root / "metrics.nc", store.provenance(study))
     for name, table in _tables(study, joined).items():
         store.write_text(table.to_csv(index=False), study.root / "tables" / f"{name}.csv")
+    # Last: where it is, the tables are, even if the workflow's own record of this job is lost.
+    store.write_netcdf(
+        joined, study.root / "metrics.nc", {**store.provenance(study), "config_hash": study.metrics_hash}
+    )
 
 
 @app.command()
@@ -193,6 +207,11 @@ def figures(study_file: StudyArgument, results: ResultsOption = Path("results"))
 
     study = load_study(study_file, results)
     joined = store.read_netcdf(study.root / "metrics.nc")
+    if joined.attrs.get("config_hash") not in (None, study.metrics_hash):
+        raise StoreError(
+            f"{study.root / 'metrics.nc'}: was made by another version of the study.",
+            remedy=f"Run `emeq metrics {study.file}` first.",
+        )
     stores: dict[str, ArmStores] = {}
     for arm in store_arms(study):
         solution = store.read(study.theory_path(arm)) if arm.settings.has_mean else None
@@ -226,7 +245,14 @@ def _granted(arm: Arm, threads: int | None) -> Arm:
 def _read_result(study: Study, arm: Arm) -> xr.Dataset:
     from .. import store
 
-    return store.read(study.result_path(arm), config_hash=arm.result_hash)
+    result = store.read(study.result_path(arm), config_hash=arm.result_hash)
+    if result.attrs.get("missing") and not arm.settings.execution.allow_missing:
+        raise StoreError(
+            f"{study.result_path(arm)}: {result.attrs['missing']} members are missing in it, and {study.file} does not "
+            "set execution.allow_missing.",
+            remedy="Train their shards, or set it; then run the study again.",
+        )
+    return result
 
 
 def _tables(study: Study, joined: xr.Dataset) -> dict[str, pd.DataFrame]:

@@ -152,7 +152,7 @@ def figure_paths(study: Study, folder: Path) -> list[Path]:
 def draw_all(study: Study, metrics: xr.Dataset, stores: Mapping[str, ArmStores], folder: Path) -> list[Path]:
     """Draw every picture the study has, as SVG and PNG; the same input gives the same bytes.
 
-    Pictures that the study no longer has are removed from the folder.
+    Each file is complete once it is there. Pictures that the study no longer has are removed from the folder.
 
     Args:
       metrics: the study's metrics.nc.
@@ -161,19 +161,28 @@ def draw_all(study: Study, metrics: xr.Dataset, stores: Mapping[str, ArmStores],
 
     Returns the files written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in FIGURES:
-        for suffix in ("svg", "png"):
-            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
-    for name in figure_names(study):
+    names = figure_names(study)
+    for name in names:
         picture = FIGURES[name]
         figure = picture.draw(metrics) if picture.needs == "metrics" else picture.draw(study, stores)
         save(figure, folder / name)
+    for name in set(FIGURES) - set(names):
+        for suffix in ("svg", "png"):
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     return figure_paths(study, folder)
 
 
+#: Attributes that would put dates or versions into a picture.
+_METADATA: dict[str, dict[str, None]] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+
+
 def save(figure: Figure, stem: Path) -> None:
-    """Write STEM.svg and STEM.png without dates or versions in them."""
-    with style():
-        figure.savefig(stem.with_name(f"{stem.name}.svg"), metadata={"Date": None, "Creator": None})
-        figure.savefig(stem.with_name(f"{stem.name}.png"), metadata={"Software": None})
+    """Write STEM.svg and STEM.png, each at once, without dates or versions in them.
+
+    Raises StoreError if the disk is full or not writable.
+    """
+    from ..store import atomic_path
+
+    for suffix, metadata in _METADATA.items():
+        with style(), atomic_path(stem.with_name(f"{stem.name}.{suffix}")) as temporary:
+            figure.savefig(temporary, format=suffix, metadata=metadata)

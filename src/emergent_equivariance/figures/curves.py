@@ -31,6 +31,7 @@ from .panels import (
 from .selection import (
     Choice,
     Chosen,
+    absent,
     all_diverged,
     choose,
     first_of,
@@ -42,7 +43,7 @@ from .selection import (
     read_series,
 )
 from .style import COLOURS, colour, marker, shades, styled
-from .words import augmented, diverged_words, mean_of, number, split_words
+from .words import augmented, diverged_words, mean_of, missing_words, number, split_words
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -166,7 +167,8 @@ def measured_over_predicted(metrics: xr.Dataset) -> Figure:
 def _width_notes(metrics: xr.Dataset, chosen: Chosen) -> list[str]:
     """What a picture of all widths leaves out."""
     gone = [(arm.size, members) for arm in chosen.widths if (members := all_diverged(metrics, arm))]
-    return [*(diverged_words(members, size) for size, members in gone), first_of(metrics)]
+    notes = [missing_words(*absent(metrics, arm), arm.size) for arm in chosen.widths]
+    return [*(diverged_words(members, size) for size, members in gone), *notes, first_of(metrics)]
 
 
 @styled

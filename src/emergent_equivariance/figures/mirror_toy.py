@@ -9,7 +9,7 @@ import numpy as np
 
 from .panels import finish, grid, say
 from .selection import Choice, choose, study_choices
-from .stores import ArmStores, theory_variance, without_theory
+from .stores import ArmStores, missing_members, theory_variance, without_theory
 from .style import COLOURS, colour, styled
 from .words import augmented, mean_of
 
@@ -66,7 +66,7 @@ def mirror(study: Study, stores: Mapping[str, ArmStores], *, steps: Sequence[int
     early = positive[(len(positive) - 1) // 2] if positive else recorded[0]
     rows = list(dict.fromkeys(steps if steps is not None else [early, recorded[-1]]))
     figure, axes = grid(len(arms), len(rows) + 1, heights=[0.85] * len(rows) + [0.62], sharex=True, sharey="row")
-    notes = [without_theory(stores, arms)]
+    notes = [without_theory(stores, arms), *missing_members(stores, arms)]
     for column, arm in zip(axes.T, arms, strict=True):
         here = stores[arm.key]
         if here.all_diverged:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..fits import Series
-from .selection import Choice, Chosen, all_diverged, full_ensemble
+from .selection import Choice, Chosen, absent, all_diverged, full_ensemble
 from .style import COLOURS, PANEL, TEXT_SIZE, dashes
-from .words import augmented, diverged_words, split_words
+from .words import augmented, diverged_words, missing_words, split_words
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -214,8 +214,10 @@ def missing(metrics: xr.Dataset, chosen: Chosen) -> list[str]:
     """Sentences on what the arms of a picture lack."""
     notes = []
     for arm in chosen.drawn:
+        name = f"{augmented(arm.augmentation)}, {arm.size}"
         if members := all_diverged(metrics, arm):
-            notes.append(diverged_words(members, f"{augmented(arm.augmentation)}, {arm.size}"))
+            notes.append(diverged_words(members, name))
+        notes.append(missing_words(*absent(metrics, arm), name))
     if chosen.main.augmentation == "none":
         notes.append("no augmented arm in this study")
     elif chosen.control is None:

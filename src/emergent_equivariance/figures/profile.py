@@ -10,7 +10,7 @@ import numpy as np
 from ..fits import Series
 from .panels import finish, grid, points, say
 from .selection import Choice, choose, study_choices
-from .stores import ArmStores, theory_variance, without_theory
+from .stores import ArmStores, missing_members, theory_variance, without_theory
 from .style import COLOURS, colour, styled
 from .words import augmented, element_text, mean_of, split_words
 
@@ -44,7 +44,7 @@ def orbit_profile(study: Study, stores: Mapping[str, ArmStores], *, samples: int
     evaluated = reference.ensemble["sample"].values.tolist()
     splits = list(dict.fromkeys(split_of[s] for s in evaluated))
     figure, axes = grid(len(splits), len(arms), sharey="col", sharex=True)
-    notes: list[str] = [without_theory(stores, arms)]
+    notes: list[str] = [without_theory(stores, arms), *missing_members(stores, arms)]
     for column, split in zip(axes.T, splits, strict=True):
         inside = [s for s in evaluated if split_of[s] == split]
         picked = inside[:: max(len(inside) // (2 * samples), 1)][:samples]

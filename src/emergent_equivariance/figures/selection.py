@@ -195,6 +195,14 @@ def all_diverged(metrics: xr.Dataset, arm: Choice) -> int:
     return int(diverged) if valid == 0 and diverged > 0 else 0
 
 
+def absent(metrics: xr.Dataset, arm: Choice) -> tuple[int, int]:
+    """How many members of an arm are missing, and how many the study asks for."""
+    if "missing" not in metrics:  # metrics of an earlier version: none is
+        return 0, 0
+    valid, diverged, missing = (int(metrics[name].sel(arm=arm.key)) for name in ("members", "diverged", "missing"))
+    return missing, valid + diverged + missing
+
+
 def last_step(metrics: xr.Dataset, arm: Choice) -> Any:
     """The last step at which an arm has numbers: arms may be trained for different times."""
     values = metrics["orbit_variance"].sel(arm=arm.key)

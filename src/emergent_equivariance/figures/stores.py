@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .selection import Choice
-from .words import augmented, diverged_words
+from .words import augmented, diverged_words, missing_words
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -38,6 +38,12 @@ class ArmStores(NamedTuple):
         if self.members:
             return ""
         return f"nothing to draw: {diverged_words(int(self.ensemble.attrs.get('diverged', 0)))}"
+
+    @property
+    def missing(self) -> str:
+        """How many members are missing, in words; empty if none is."""
+        missing, diverged = (int(self.ensemble.attrs.get(name, 0)) for name in ("missing", "diverged"))
+        return missing_words(missing, self.members + diverged + missing)
 
     @property
     def comparable_theory(self) -> xr.Dataset | None:
@@ -72,6 +78,12 @@ def theory_variance(theory: xr.Dataset) -> xr.DataArray | None:
     covariance = theory["orbit_covariance"].transpose(..., "step", "sample", "element", "element_")
     values = np.einsum("...gg->...g", covariance.values)
     return covariance.isel(element_=0, drop=True).copy(data=values)
+
+
+def missing_members(stores: Mapping[str, ArmStores], arms: Sequence[Choice]) -> list[str]:
+    """Which of the arms lack members, and how many, in words."""
+    notes = ((stores[arm.key].missing, augmented(arm.augmentation)) for arm in arms)
+    return [f"{text}: {name}" for text, name in notes if text]
 
 
 def without_theory(stores: Mapping[str, ArmStores], arms: Sequence[Choice]) -> str:

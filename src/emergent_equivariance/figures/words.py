@@ -41,6 +41,17 @@ def diverged_words(members: int, what: str = "") -> str:
     return f"{count} diverged" + (f": {what}" if what else "")
 
 
+def missing_words(missing: int, asked: int, what: str = "") -> str:
+    """That so many of the members that were asked for are missing, in words; empty if none is.
+
+    Args:
+      what: whose members they are; empty where that is clear.
+    """
+    if not missing:
+        return ""
+    return f"{missing} of {asked} members {'is' if missing == 1 else 'are'} missing" + (f": {what}" if what else "")
+
+
 def element_text(name: str) -> str:
     """A group element with raised powers: r12m → $r^{12}m$."""
     return "$" + re.sub(r"\d+", r"^{\g<0>}", name) + "$"

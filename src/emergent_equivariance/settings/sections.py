@@ -257,6 +257,11 @@ class Execution(Section):
     tile_size: int = Field(256, ge=1, description="Side of a tile, in samples.")
     tiles_per_job: int = Field(16, ge=1, description="Tiles computed by one job.")
     precision: Literal["float32", "float64"] = Field("float32", description="Precision of training.")
+    allow_missing: bool = Field(
+        False,
+        description="Form ensembles of the shards that are there, and neither train nor wait for the others: closes a "
+        "study of which shards fail for good. How many members are missing stands in everything that is made of them.",
+    )
 
     @property
     def block_memory(self) -> int:

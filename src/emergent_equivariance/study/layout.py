@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import StudyError
 from ..settings import ConvolutionalNetwork, CriticalFraction, GroupAction, Tracking
-from .arms import Arm
+from .arms import Arm, fingerprint
 from .shards import header, plan_shards
 from .tiling import planned_tiling
 
@@ -37,6 +37,11 @@ class Study:
     def root(self) -> Path:
         """results/STUDY."""
         return self.results / self.name
+
+    @property
+    def metrics_hash(self) -> str:
+        """Hash metrics.nc carries: of what all arms' parts of it depend on."""
+        return fingerprint([arm.join_fields for arm in self.arms])
 
     def arm(self, path: str) -> Arm:
         """The arm with this folder name; raises StudyError listing the arms."""
@@ -178,6 +183,21 @@ class Study:
         names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
         matches = [re.fullmatch(r"members-(\d{6})-(\d{6})\.zarr\.zip", name) for name in names]
         return sorted((int(m[1]), int(m[2])) for m in matches if m)
+
+    def missing_shards(self, arm: Arm) -> list[tuple[int, int]]:
+        """Those of ``shards`` that are not on disk."""
+        existing = set(self.existing_shards(arm))
+        return [shard for shard in self.shards(arm) if shard not in existing]
+
+    def needed_shards(self, arm: Arm) -> list[tuple[int, int]]:
+        """Those of ``shards`` that the ensemble needs: all, or with execution.allow_missing those on disk."""
+        missing = self.missing_shards(arm) if arm.settings.execution.allow_missing else []
+        return [shard for shard in self.shards(arm) if shard not in missing]
+
+    def log_path(self, path: Path) -> Path:
+        """Log of the job that makes a store or a JSON file under ``root``."""
+        name = path.name.removesuffix(".zarr.zip").removesuffix(".json")
+        return self.root / "logs" / path.parent.relative_to(self.root) / f"{name}.log"
 
     def check_existing(self) -> None:
         """Raise StudyError if an arm's folder holds shards of another version of the study.

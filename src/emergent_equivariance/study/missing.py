@@ -1,0 +1,166 @@
+"""What of a study is not there yet: shards an ensemble is formed without, and what a run that failed has not made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import StoreError
+from .arms import Arm
+from .layout import Study
+from .tiling import planned_tiling
+
+#: Missing shards of one arm that are listed by name.
+LISTED = 20
+#: Bytes at the end of a log in which its last line is looked for, and characters of it that are shown.
+TAIL_BYTES, SHOWN = 4096, 240
+
+
+def missing_members(study: Study, arm: Arm) -> list[int]:
+    """Indices below ``ensemble.members`` that no shard on disk holds, ascending."""
+    members = arm.settings.ensemble.members
+    return [m for first, last in study.missing_shards(arm) for m in range(first, min(last + 1, members))]
+
+
+def ensemble_shards(study: Study, arm: Arm) -> list[tuple[int, int]]:
+    """Member ranges (first, last) of the shards that the ensemble of an arm is formed of, all of them on disk.
+
+    Raises StoreError naming the missing shards, unless ``execution.allow_missing`` is set and at least one is there.
+    """
+    missing = study.missing_shards(arm)
+    if not missing:
+        return study.shards(arm)
+    there = [shard for shard in study.shards(arm) if shard not in missing]
+    if there and arm.settings.execution.allow_missing:
+        return there
+    lacking = f"{study.file}: of the arm {arm.path} {len(missing)} of {len(study.shards(arm))} shards are missing"
+    if not there:
+        raise StoreError(
+            f"{lacking}: there is nothing to form an ensemble of in {study.shard_path(arm, *missing[0]).parent}.",
+            remedy=f"Train them ({_again(study, 'all_members ')}), or take the arm's value out of the sweep.",
+        )
+    paths = [study.shard_path(arm, *shard) for shard in missing]
+    listed = [f"{path} (log: {study.log_path(path)})" for path in paths[:LISTED]]
+    more = [f"{len(paths) - LISTED} more"] if len(paths) > LISTED else []
+    raise StoreError(
+        f"{lacking}: {', '.join([*listed, *more])}.",
+        remedy=f"Train them ({_again(study)}), or set execution.allow_missing: true in the study file to form ensembles "
+        "of those that are there.",
+    )
+
+
+def _again(study: Study, target: str = "") -> str:
+    return f"snakemake {target}--configfile {study.file}"
+
+
+# ------------------------------------------------------------------------------------------ what a run has not made
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """A file that is not there: what it is, in words, and where it belongs."""
+
+    what: str
+    path: Path
+
+
+def missing_report(study: Study) -> str:
+    """What the study lacks, by name, with the last line of each log; what follows, and how to go on. Empty if nothing.
+
+    Only names of files are looked at: see ``emeq verify`` for their contents.
+    """
+    lost: dict[str, list[_Lost]] = {arm.path: list(_lost(study, arm)) for arm in study.arms}
+    final = [study.root / name for name in ("metrics.nc", "summary.html")]
+    if not any(lost.values()) and all(path.exists() for path in final):
+        return ""
+    lines, told = [f"The study {study.name!r} is not complete ({study.root}). Missing:"], set()
+    for arm in study.arms:
+        found = [part for part in lost[arm.path] if part.path not in told]
+        told |= {part.path for part in found}
+        if lost[arm.path]:
+            lines.append(f"  arm {arm.path}{_shards_words(study, arm)}")
+        for part in found[:LISTED]:
+            lines += [f"    {part.what}: {part.path}", f"      {_last_words(study.log_path(part.path))}"]
+        if len(found) > LISTED:
+            lines.append(f"    and {len(found) - LISTED} more")
+    for path in final:
+        if not path.exists():
+            stem = "metrics" if path.suffix == ".nc" else "figures"
+            lines.append(f"  {path}: {_last_words(study.root / 'logs' / f'{stem}.log')}")
+    complete = [arm.path for arm in study.arms if not lost[arm.path]]
+    lines.append(f"Complete arms: {', '.join(complete) or 'none'}.")
+    return "\n".join([*lines, *_remedies(study)])
+
+
+def _lost(study: Study, arm: Arm) -> Iterator[_Lost]:
+    """What an arm needs and lacks, in the order in which it is made; a complete arm needs nothing."""
+    result, missing = study.result_path(arm), study.missing_shards(arm) if study.kind == "ensemble" else []
+    closed = arm.settings.execution.allow_missing and len(missing) < len(study.shards(arm)) if missing else True
+    if result.exists() and (closed or not missing):
+        return
+    if not study.data_path(arm).exists():
+        yield _Lost("data", study.data_path(arm))
+    tiled = planned_tiling(arm.settings) is not None and not study.kernel_path(arm).exists()
+    if study.kind != "ensemble":
+        if tiled:
+            yield _Lost("kernels", study.kernel_path(arm))
+        yield _Lost("measurement", result)
+        return
+    if arm.settings.has_mean and not study.theory_path(arm).exists():
+        if tiled:
+            yield _Lost("kernels", study.kernel_path(arm))
+        yield _Lost("analytic solution", study.theory_path(arm))
+    if not closed:
+        if arm.settings.resolves_learning_rate and not study.learning_rate_path(arm).exists():
+            yield _Lost("learning rate", study.learning_rate_path(arm))
+        if not study.probe_path(arm).exists():
+            yield _Lost("choice of the engine", study.probe_path(arm))
+        for first, last in missing:
+            yield _Lost(f"members {first}–{last}", study.shard_path(arm, first, last))
+    if not result.exists():
+        yield _Lost("ensemble", result)
+
+
+def _shards_words(study: Study, arm: Arm) -> str:
+    if study.kind != "ensemble":
+        return ""
+    missing = len(study.missing_shards(arm))
+    return f": {missing} of {len(study.shards(arm))} shards" if missing else ""
+
+
+def _last_words(log: Path) -> str:
+    """The last line of a log, or that there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
+    except FileNotFoundError:
+        return "was not started"
+    except OSError as error:
+        return f"log {log}: cannot be read ({error.strerror})"
+    said = [line.strip() for line in lines if line.strip()]
+    if not said:
+        return f"log {log}: is empty: the job was ended from outside, or had not begun"
+    return f"log {log}: {said[-1] if len(said[-1]) <= SHOWN else said[-1][:SHOWN] + '…'}"
+
+
+def _remedies(study: Study) -> list[str]:
+    """How to go on with an incomplete study."""
+    lines = ["To go on: mend the cause and run the same command again; only what is missing is made."]
+    if study.kind != "ensemble":
+        return lines
+    open_arms = [arm for arm in study.arms if not arm.settings.execution.allow_missing]
+    lacking = [arm for arm in open_arms if study.missing_shards(arm)]
+    empty = [arm.path for arm in study.arms if len(study.missing_shards(arm)) == len(study.shards(arm))]
+    if any(arm.path not in empty for arm in lacking):
+        lines.append(
+            f"To close the study with the members that are there: set execution.allow_missing: true in {study.file}, and "
+            "run the same command again; every product then says how many are missing."
+        )
+    if empty:
+        lines.append(
+            f"Arms without any shard, which can only be trained or taken out of the sweep: {', '.join(empty)}."
+        )
+    return lines
