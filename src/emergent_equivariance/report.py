@@ -38,8 +38,8 @@ def key_numbers(study: Study, metrics: xr.Dataset) -> pd.DataFrame:
 
     Columns: the arm, its swept keys, split, step, members (valid ones: the full ensemble), diverged,
     missing; member_deviation (of a single member: root mean square over members), ensemble_deviation (of the full
-    ensemble) and predicted_deviation; orbit_slope and orbit_variance_ratio; and of LISTED what the study has; each with _se;
-    composition_error (root mean square) where the action on the inputs of an arm is not exact.
+    ensemble) and predicted_deviation; orbit_slope and orbit_variance_ratio; and of LISTED what the study has; each
+    with _se; composition_error (root mean square) where the action on the inputs of an arm is not exact.
     Raises StudyError if the metrics hold an arm that the study does not have.
     """
     import pandas as pd
@@ -255,8 +255,8 @@ def _missing_words(study: Study, metrics: xr.Dataset) -> list[str]:
     complete = [html.escape(arm) for arm in counts if arm not in lacking]
     return [
         "<p><b>Members are missing.</b> Their shards were not there when the ensembles were formed, and "
-        "<code>execution.allow_missing</code> allows it. All numbers are those of the members that are there, in the order "
-        "of their index; ensembles of more members than that are left out.</p>\n"
+        "<code>execution.allow_missing</code> allows it. All numbers are those of the members that are there, in the "
+        "order of their index; ensembles of more members than that are left out.</p>\n"
         f"<ul>\n{lines}\n</ul>",
         f"<p>Complete arms: {', '.join(complete) or 'none'}.</p>",
     ]

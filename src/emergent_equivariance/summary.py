@@ -111,9 +111,9 @@ def join(study: Study, ensembles: Sequence[Dataset]) -> Dataset:
       METRIC, METRIC_se, predicted_… (arm, step, split, member_count), orbit_slope, orbit_variance_ratio and their
       _se (arm, step, split), member_METRIC(arm, step, split, member), member_loss_train(arm, step, member),
       members(arm) (valid ones: the size of the full ensemble), diverged(arm), missing(arm), has_mean(arm); where an
-      action is not exact composition_error(arm) and composition_error_largest(arm). Arms are labelled by their folder (coordinate ``arm``), by every swept key (as ``swept_KEY`` where KEY is a variable or dimension
-      here), and by augmentation_label, network_width (0: not given) and group_order. Labels an arm does not have are
-      filled with NaN.
+      action is not exact composition_error(arm) and composition_error_largest(arm). Arms are labelled by their folder
+      (coordinate ``arm``), by every swept key (as ``swept_KEY`` where KEY is a variable or dimension here), and by
+      augmentation_label, network_width (0: not given) and group_order. Labels an arm does not have are filled with NaN.
     Raises ValueError if there is not one ensemble per arm.
     """
     if len(ensembles) != len(study.arms):

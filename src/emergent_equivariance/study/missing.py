@@ -46,8 +46,8 @@ def ensemble_shards(study: Study, arm: Arm) -> list[tuple[int, int]]:
     more = [f"{len(paths) - LISTED} more"] if len(paths) > LISTED else []
     raise StoreError(
         f"{lacking}: {', '.join([*listed, *more])}.",
-        remedy=f"Train them ({_again(study)}), or set execution.allow_missing: true in the study file to form ensembles "
-        "of those that are there.",
+        remedy=f"Train them ({_again(study)}), or set execution.allow_missing: true in the study file to form "
+        "ensembles of those that are there.",
     )
 
 
@@ -156,11 +156,9 @@ def _remedies(study: Study) -> list[str]:
     empty = [arm.path for arm in study.arms if len(study.missing_shards(arm)) == len(study.shards(arm))]
     if any(arm.path not in empty for arm in lacking):
         lines.append(
-            f"To close the study with the members that are there: set execution.allow_missing: true in {study.file}, and "
-            "run the same command again; every product then says how many are missing."
+            f"To close the study with the members that are there: set execution.allow_missing: true in {study.file} "
+            "and run the same command again; every product then says how many are missing."
         )
     if empty:
-        lines.append(
-            f"Arms without any shard, which can only be trained or taken out of the sweep: {', '.join(empty)}."
-        )
+        lines.append(f"Arms without any shard can only be trained or taken out of the sweep: {', '.join(empty)}.")
     return lines
