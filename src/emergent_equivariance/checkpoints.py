@@ -19,12 +19,17 @@ import xarray as xr
 from . import store
 from .errors import Interrupted, StoreError
 from .interruption import Interruption
+from .time_limit import TimeLimit
 from .training import Choice, Position, Problem, ShardResult
 
 #: Layout of a checkpoint.
 FORMAT = 1
 #: Seconds of training for every second that writing a checkpoint took, at least.
 SPACING = 100.0
+#: Seconds that are kept free before a time limit, at least.
+MARGIN = 20.0
+#: Bytes per second at which the first checkpoint is expected to be written.
+EXPECTED_RATE = 20e6
 
 _RESULT = ("member", "record", "sample", "element", "output")
 
@@ -52,6 +57,7 @@ class Checkpoints:
       machine: type of this machine.
       interruption: asked at every pause whether to stop.
       say: told whether training goes on from a checkpoint, or why one is not used.
+      limit: when this job has to be over, if that is known.
 
     Attributes:
       machines: type of the machine of every run that contributed, this one last.
@@ -68,6 +74,7 @@ class Checkpoints:
         machine: str,
         interruption: Interruption,
         say: Callable[[str], None],
+        limit: TimeLimit | None = None,
     ) -> None:
         self.path, self.identity, self.period = path, dict(identity), period
         self.machines = [machine]
@@ -75,6 +82,9 @@ class Checkpoints:
         self._interruption, self._say = interruption, say
         self._start = time.monotonic()
         self._due = self._start + period
+        self._limit, self._expected = limit, 0.0
+        self._halfway: float | None = None
+        self._paused, self._longest = self._start, 0.0
 
     def load(self) -> Position | None:
         """Where to go on, None from the beginning: no checkpoint, or one that cannot be used, of which ``say`` is told.
@@ -116,17 +126,41 @@ class Checkpoints:
         return "; ".join(f"{key} {theirs.get(key)}, now {self.identity[key]}" for key in keys)
 
     def pause(self, position: Callable[[], Position]) -> None:
-        """Write a checkpoint if it is time to, or if asked to stop; see training.Pause.
+        """Write a checkpoint if it is time to, or if training is to stop; see training.Pause.
 
-        Raises Interrupted after the checkpoint if asked to stop, StoreError if it cannot be written.
+        Raises Interrupted after the checkpoint where a signal asked to stop or the time limit is near, StoreError if
+        it cannot be written.
         """
         self._interruption.defer()
-        asked = self._interruption.received
-        if asked is None and time.monotonic() < self._due:
-            return
-        self._write(position())
-        if asked is not None:
+        late = self._limit is not None and self._is_near(self._limit, position)
+        asked = self._interruption.reason(late) or (late and self._limit and f"time limit ({self._limit.name})")
+        if asked or time.monotonic() >= self._due:
+            self._write(position())
+        if asked:
             raise Interrupted(f"{asked}: stopped after writing {self.path}. Run the same command again to go on.")
+        self._paused = time.monotonic()
+
+    def _is_near(self, limit: TimeLimit, position: Callable[[], Position]) -> bool:
+        """Whether training has to stop at this pause for a checkpoint to be written before the time limit.
+
+        The margin is MARGIN, or twice the longest time between two pauses and three times that of writing a checkpoint
+        where these are longer; but half of the time that is left at the first pause is used for training, so that every
+        job gets on.
+        """
+        now = time.monotonic()
+        if self._halfway is None:
+            self._expected = self._expected or _bytes(position()) / EXPECTED_RATE
+        else:
+            self._longest = max(self._longest, now - self._paused)
+        margin = max(MARGIN, 2 * self._longest + 3 * self._expected)
+        if self._halfway is None:
+            self._halfway = (now + limit.deadline) / 2
+            if limit.deadline - margin < self._halfway:
+                self._say(
+                    f"warning: {limit.name}: {max(0.0, limit.left):.0f} s are left when training begins, its end may "
+                    f"take {margin:.0f} s. It stops after half of what is left; give it more minutes."
+                )
+        return now >= max(limit.deadline - margin, self._halfway)
 
     def _write(self, position: Position) -> None:
         start = time.monotonic()
@@ -142,7 +176,7 @@ class Checkpoints:
             kept = "The last good checkpoint stays" if self.path.exists() else "No checkpoint was written before"
             raise StoreError(f"{error.message} {kept}.", remedy=error.remedy) from None
         took = time.monotonic() - start
-        self.written, self.writing = self.written + 1, self.writing + took
+        self.written, self.writing, self._expected = self.written + 1, self.writing + took, took
         self._due = time.monotonic() + max(self.period, SPACING * took)
 
     def attributes(self) -> dict[str, Any]:
@@ -154,6 +188,11 @@ class Checkpoints:
     def remove(self) -> None:
         """Remove the checkpoint: the shard is written."""
         self.path.unlink(missing_ok=True)
+
+
+def _bytes(position: Position) -> int:
+    result = position.result
+    return sum(array.nbytes for array in (result.prediction, result.loss, *result.weights, *position.state))
 
 
 def _dataset(position: Position) -> xr.Dataset:

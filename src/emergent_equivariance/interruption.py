@@ -14,6 +14,12 @@ from .errors import INTERRUPTED
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
+_MEANINGS = {
+    "SIGTERM": "preempted or cancelled from outside",
+    "SIGUSR1": "warned from outside",
+    "SIGINT": "Ctrl-C, or cancelled from outside",
+}
+
 #: Seconds within which a second signal is the same request: terminals and schedulers send one to a process and to its
 #: group.
 SAME_REQUEST = 2.0
@@ -59,6 +65,16 @@ class Interruption:
     def defer(self) -> None:
         """From now on there is something to save."""
         self._deferring = True
+
+    def reason(self, at_limit: bool) -> str | None:
+        """The signal that was noted and what it means, None without one.
+
+        Args:
+          at_limit: whether the job is at its time limit, where a scheduler sends them too.
+        """
+        if self.received is None:
+            return None
+        return f"{self.received} ({'time limit' if at_limit else _MEANINGS[self.received]})"
 
     def finish(self) -> None:
         """What there was to do is done and saved: the process ends with 0, whatever is sent to it."""

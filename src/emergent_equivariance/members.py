@@ -11,6 +11,7 @@ from .inputs import read_data, read_learning_rate
 from .interruption import Interruption
 from .study import Arm, Probe, Study, header, read_probe
 from .study.work import training_seconds
+from .time_limit import TimeLimit, time_limit
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
@@ -40,11 +41,20 @@ def probe(study: Study, arm: Arm, say: Say) -> None:
     say(f"{found.choice} on {found.device}: {found.reason}")
 
 
-def train(study: Study, arm: Arm, first: int, last: int, say: Say, progress: Progress) -> None:
+def train(
+    study: Study,
+    arm: Arm,
+    first: int,
+    last: int,
+    say: Say,
+    progress: Progress,
+    minutes: float | None = None,
+) -> None:
     """Train the members first…last of an arm and write their shard, going on from its checkpoint if there is one.
 
-    Raises Interrupted after SIGTERM, SIGUSR1 or SIGINT, with a checkpoint written; before there is anything to save
-    these end the process with the exit code errors.INTERRUPTED.
+    Raises Interrupted with a checkpoint written after SIGTERM, SIGUSR1 or SIGINT, and before ``minutes`` have passed
+    since this process began or the SLURM job around it ends. Before there is anything to save the signals end the
+    process with the exit code errors.INTERRUPTED.
     """
     if last < first:
         raise StudyError(f"--last {last} is below --first {first}.", remedy="Give a range of members.")
@@ -55,10 +65,18 @@ def train(study: Study, arm: Arm, first: int, last: int, say: Say, progress: Pro
             remedy="It is not overwritten: rename the study, or delete the file.",
         )
     with Interruption() as interruption:
-        _train(study, arm, range(first, last + 1), interruption, say, progress)
+        _train(study, arm, range(first, last + 1), interruption, time_limit(minutes), say, progress)
 
 
-def _train(study: Study, arm: Arm, members: range, interruption: Interruption, say: Say, progress: Progress) -> None:
+def _train(
+    study: Study,
+    arm: Arm,
+    members: range,
+    interruption: Interruption,
+    limit: TimeLimit | None,
+    say: Say,
+    progress: Progress,
+) -> None:
     data, rate, probed = read_data(study, arm), read_learning_rate(study, arm), _read_probe(study, arm)
     _use_device(arm, probed, say)
     _prepare(study, arm, say)
@@ -84,6 +102,7 @@ def _train(study: Study, arm: Arm, members: range, interruption: Interruption, s
         machine,
         interruption,
         say,
+        limit,
     )
     store.remove_unfinished(path)
     start, resume = time.monotonic(), checkpoints.load()
