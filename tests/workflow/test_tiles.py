@@ -74,7 +74,7 @@ def test_arms_without_tiles_share_kernels_with_those_that_have_them(tmp_path, se
     assert (planned["assemble_kernels"], planned["compute_theory"]) == (1, solutions)
     shown = place.snakemake("-np", "--cores", "1", "all_theory").stdout
     assert shown.count("--threads 1 ") == len(jobs) + solutions, "one thread is granted, kernel_threads is 2"
-    assert shown.count("mem_mb=1300") == len(jobs) + 1 + solutions
+    assert shown.count("mem_mb=1300") == len(jobs) + 2 + solutions
     data_key, key = study.arms[1].data_key, study.arms[1].kernel_key
     for command in (["data", "--key", data_key], ["kernel-tiles", "--key", key, "--first", "0", "--last", "0"]):
         done = place.emeq(command[0], "study.yaml", *command[1:])

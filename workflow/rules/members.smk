@@ -32,7 +32,9 @@ rule train_shard:
         **needed("train_shard", lambda wildcards: ARMS[wildcards.arm]),
     shell:
         EXEC_EMEQ
-        + " train {STUDY_FILE} --arm {wildcards.arm} --first {wildcards.first} --last {wildcards.last} > {log} 2>&1"
+        + " train {STUDY_FILE} --arm {wildcards.arm} --first {wildcards.first} --last {wildcards.last}"
+        + TIME_LIMIT
+        + " > {log} 2>&1"
 
 
 rule all_members:
