@@ -10,22 +10,34 @@ from __future__ import annotations
 import errno
 import functools
 import glob
-import hashlib
 import importlib.metadata
-import itertools
 import json
 import os
 import subprocess
 import zipfile
-import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from pydantic import ValidationError
 
+from .archive import (
+    BLOCK_BYTES,
+    CHUNK,
+    Archive,
+    Damage,
+    Inspect,
+    archive_checksum,
+    as_dataset,
+    checksum,
+    chunk_digest,
+    chunks_of,
+    combined,
+    region_of,
+)
 from .errors import StoreError
 from .groups import Action, get_group
 from .interpolation import InputAction, InterpolatedAction
@@ -38,73 +50,11 @@ VERSIONED = ("emergent-equivariance", "jax", "neural-tangents", "numpy", "scipy"
 #: Packages whose versions the bits of a trained member depend on.
 NUMERICAL = ("emergent-equivariance", "jax", "jaxlib", "numba", "numpy", "optax", "torch")
 
-#: Largest block of a leading dimension that is read or hashed at once.
-BLOCK_BYTES = 32 * 2**20
+#: Bytes of an array that are compressed to see whether it is worth it, and the size after it below which it is.
+SAMPLE_BYTES, WORTHWHILE = 2**20, 0.85
 
-
-#: Attribute of a variable that was written chunk by chunk: the shape of its chunks.
-CHUNK = "checksum_chunk"
-
-
-def checksum(dataset: xr.Dataset) -> str:
-    """SHA-256 over names, dimensions, types and values of all variables and coordinates.
-
-    Of a variable with the attribute ``checksum_chunk`` the SHA-256 of its chunks enter, in the order of their index.
-    """
-    return _checksum(dataset, {})
-
-
-def _checksum(dataset: xr.Dataset, chunks: Mapping[str, Mapping[tuple[int, ...], bytes]]) -> str:
-    """The checksum, with the digests of the chunks of some variables known."""
-    digest = hashlib.sha256()
-    for name in sorted(map(str, dataset.variables)):
-        variable = dataset.variables[name]
-        if variable.dtype.kind in "OUST":
-            values = [str(value) for value in np.asarray(variable).reshape(-1)]
-            digest.update(json.dumps([name, variable.dims, variable.shape, values]).encode())
-            continue
-        kind = variable.dtype.newbyteorder("<").str
-        digest.update(json.dumps([name, variable.dims, variable.shape, kind]).encode())
-        if CHUNK in variable.attrs:
-            known = chunks.get(name)
-            for index, region in _chunks(variable.shape, variable.attrs[CHUNK]):
-                digest.update(known[index] if known is not None else _chunk_digest(np.asarray(variable[region])))
-            continue
-        for block in _blocks(variable):
-            digest.update(_bytes(block))
-    return digest.hexdigest()
-
-
-def _bytes(block: np.ndarray) -> bytes:
-    """Values in C order and little-endian, with one NaN: zarr keeps no sign."""
-    if block.dtype.kind == "f":
-        block = np.where(np.isnan(block), np.array(np.nan, block.dtype), block)
-    return np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("<")).tobytes()
-
-
-def _chunk_digest(block: np.ndarray) -> bytes:
-    return hashlib.sha256(_bytes(block)).digest()
-
-
-def _chunks(shape: Sequence[int], chunk: Sequence[int]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
-    """Index and region of every chunk of an array, in C order."""
-    counts = [range(-(-length // size)) for length, size in zip(shape, chunk, strict=True)]
-    for index in itertools.product(*counts):
-        yield index, _region(index, shape, chunk)
-
-
-def _region(index: Sequence[int], shape: Sequence[int], chunk: Sequence[int]) -> tuple[slice, ...]:
-    axes = zip(index, shape, chunk, strict=True)
-    return tuple(slice(k * size, min((k + 1) * size, length)) for k, length, size in axes)
-
-
-def _blocks(variable: xr.Variable) -> Iterator[np.ndarray]:
-    if variable.ndim == 0:
-        yield np.asarray(variable)
-        return
-    rows = max(1, BLOCK_BYTES // max(1, variable.nbytes // max(1, len(variable))))
-    for start in range(0, len(variable), rows):
-        yield np.asarray(variable[start : start + rows])
+#: What to do about a store that cannot be used.
+AGAIN = "Delete this file and run the study again: only it is made again."
 
 
 @functools.cache
@@ -212,11 +162,21 @@ def write(dataset: xr.Dataset, path: Path, attributes: Mapping[str, Any]) -> Non
         if variable.ndim and variable.dtype.kind == "f" and variable.size:
             rows = max(1, min(len(variable), BLOCK_BYTES // 2 // max(1, variable.nbytes // len(variable))))
             encoding[name] = {"chunks": (rows, *variable.shape[1:]), "_FillValue": np.nan}
+            if not _compresses(variable):
+                encoding[name]["compressors"] = None
     entries: dict[str, Any] = {}
     memory = zarr.storage.MemoryStore(store_dict=entries)
     dataset.to_zarr(memory, mode="w", consolidated=False, zarr_format=3, encoding=encoding)
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         _move(entries, archive)
+
+
+def _compresses(variable: xr.Variable) -> bool:
+    """Whether zstd saves enough to be worth decoding: the mantissas of most results are noise to it."""
+    from numcodecs.zstd import Zstd
+
+    sample = np.asarray(variable[: -(-SAMPLE_BYTES * len(variable) // variable.nbytes)]).tobytes()[:SAMPLE_BYTES]
+    return len(Zstd().encode(sample)) < WORTHWHILE * len(sample)
 
 
 def _move(entries: dict[str, Any], archive: zipfile.ZipFile, kept: Collection[str] = ()) -> None:
@@ -262,17 +222,17 @@ def write_chunks(
     kept = set(entries)
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for name, index, values in chunks:
-            region = _region(index, arrays[name].shape, chunk)
+            region = region_of(index, arrays[name].shape, chunk)
             if index in digests[name] or values.shape != tuple(part.stop - part.start for part in region):
                 raise ValueError(f"{path}: chunk {index} of {name} comes twice or has the shape {values.shape}")
             arrays[name][region] = values
-            digests[name][index] = _chunk_digest(values)
+            digests[name][index] = chunk_digest(values)
             _move(entries, archive, kept)
         for name, (_, shape) in shapes.items():
-            missing = [index for index, _ in _chunks(shape, chunk) if index not in digests[name]]
+            missing = [index for index, _ in chunks_of(shape, chunk) if index not in digests[name]]
             if missing:
                 raise ValueError(f"{path}: {len(missing)} chunks of {name} are missing, the first is {missing[0]}")
-        zarr.open_group(memory, mode="r+").attrs["checksum"] = _checksum(template, digests)
+        zarr.open_group(memory, mode="r+").attrs["checksum"] = combined(template, digests)
         _move(entries, archive)
 
 
@@ -281,38 +241,49 @@ def read(path: Path, *, config_hash: str | None = None) -> xr.Dataset:
 
     Raises StoreError naming the file if it is missing, torn, altered, or made by other settings.
     """
-    if not path.is_file():
-        raise StoreError(f"{path}: does not exist.", remedy="Run the study again: only what is missing is made.")
-    remedy = "Delete this file and run the study again: only it is made again."
-    try:
-        _check_archive(path)
-        dataset = xr.open_dataset(f"zip::{path}", engine="zarr", consolidated=False, chunks=None)
-        claimed = dataset.attrs.get("checksum")
-        intact = claimed == checksum(dataset)
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, ValueError, RuntimeError) as error:
-        raise StoreError(f"{path}: is damaged and cannot be read ({error}).", remedy=remedy) from None
-    if not intact:
-        raise StoreError(f"{path}: is damaged: its checksum does not match its arrays.", remedy=remedy)
-    if dataset.attrs.get("format") != FORMAT:
-        raise StoreError(
-            f"{path}: has format {dataset.attrs.get('format')}, this version reads {FORMAT}.", remedy=remedy
-        )
+    dataset = verified(path)
     found = dataset.attrs.get("config_hash")
     if config_hash is not None and found != config_hash:
         raise StoreError(
             f"{path}: was written by another version of the study (config hash {found}, expected {config_hash}).",
-            remedy=remedy + " Or rename the study to keep both.",
+            remedy=f"{AGAIN} Or rename the study to keep both.",
         )
-    dataset = _cast_text(dataset, str)
-    dataset.encoding["file"] = str(path)
     return dataset
 
 
-def _check_archive(path: Path) -> None:
-    """Raise what zipfile raises for a torn or altered archive; zarr reads it in tasks that log what they raise."""
-    with zipfile.ZipFile(path) as archive:
-        if (name := archive.testzip()) is not None:
-            raise zipfile.BadZipFile(f"bad CRC-32 of {name}")
+def verified(path: Path, inspect: Inspect | None = None) -> xr.Dataset:
+    """Open a store lazily after reading it once, checksum and format verified.
+
+    Args:
+      path: the file.
+      inspect: shown the blocks of every numeric array that is not written chunk by chunk, in the order of their rows;
+        a block is valid during the call only.
+
+    Raises StoreError naming the file if it is missing, torn or altered, or no store of this program.
+    """
+    if not path.is_file():
+        raise StoreError(f"{path}: does not exist.", remedy="Run the study again: only what is missing is made.")
+    try:
+        with Archive(path) as archive:
+            archive.read_ahead()
+            intact = archive.attributes.get("checksum") == archive_checksum(archive, inspect)
+            opened = as_dataset(archive)
+    except Damage as error:
+        raise StoreError(f"{path}: is damaged and cannot be read ({_reason(error)}).", remedy=AGAIN) from None
+    if not intact:
+        raise StoreError(f"{path}: is damaged: its checksum does not match its arrays.", remedy=AGAIN)
+    if opened.attrs.get("format") != FORMAT:
+        raise StoreError(f"{path}: has format {opened.attrs.get('format')}, this version reads {FORMAT}.", remedy=AGAIN)
+    opened.encoding["file"] = str(path)
+    return opened
+
+
+def _reason(error: Exception) -> str:
+    """The first problem, in a line."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _cast_text(dataset: xr.Dataset, kind: type) -> xr.Dataset:
