@@ -116,7 +116,7 @@ def _train(
     checkpoints.remove()
     diverged = int(shard["diverged"].sum())
     say(f"{len(members)} members in {seconds:.2f} s" + (f", {diverged} of them diverged" if diverged else ""))
-    tracking.log_shard(study, arm, shard, members[0], members[-1])
+    tracking.log_shard(study, arm, shard, data)
 
 
 def _training_attributes(arm: Arm, probed: Probe, device: str) -> dict[str, str | int]:

@@ -97,7 +97,7 @@ def theory(
     if warning := solution.attrs.get("warning"):
         say(f"warning: {study.file}: {warning}")
     store.write(solution, study.theory_path(arm), store.provenance(study) | {"theory_key": key})
-    tracking.log_theory(study, arm, solution)
+    tracking.log_theory(study, arm, solution, data)
 
 
 @app.command()
@@ -226,7 +226,8 @@ def figures(study_file: StudyArgument, results: ResultsOption = Path("results"))
 
         text = get_measure(study.kind).summary_html(study, joined)
     store.write_text(text, study.root / "summary.html")
-    tracking.log_summary(study, joined, _tables(study, joined), [p for p in drawn if p.suffix == ".png"])
+    pictures = [path for path in drawn if path.suffix == ".png"]
+    tracking.log_summary(study, joined, _tables(study, joined), pictures, study.root / "metrics.nc")
 
 
 def _counted(arm: Arm) -> str:

@@ -1,12 +1,8 @@
-"""Weights & Biases: a mirror of the results, never their source. The only module that knows it.
+"""Runs of Weights & Biases: how they start and end, and that nothing that goes wrong with them fails or delays a job.
 
-One run per shard, per theory store and per study summary (never one per member), grouped by study, with
-deterministic ids so that a repeated job continues its run. Offline by default; no environment, code, host
-name or console output is sent.
-
-A mirror must not fail or delay what it mirrors: whatever goes wrong here is one warning on stderr, and a job
-waits for a server at most `TIMEOUT` at its start and at its end. A job that found the server unreachable
-leaves a marker file, and for `PAUSE` the study's later jobs record offline without trying.
+Whatever goes wrong here is one warning on stderr with its remedy. A job waits for a server at most START seconds when
+its run starts and END seconds when it ends. A job that found the server unreachable leaves a marker file, and for
+PAUSE seconds the study's later jobs record offline without trying. What is recorded offline is sent by ``emeq sync``.
 """
 
 from __future__ import annotations
@@ -16,70 +12,103 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..study import Arm, Study, fingerprint
+from ..study import Study, fingerprint
+from .reading import recorded
 
-if TYPE_CHECKING:
-    import xarray as xr
-
-#: Seconds that an unreachable server may hold up a job at its start and at its end.
+#: Seconds that each answer of a server, and wandb's own background process, is waited for.
 TIMEOUT = 30
 
+#: Seconds that an unreachable server holds up a job at most: two answers at its start, one at its end.
+START, END = 2 * TIMEOUT, TIMEOUT
+
 #: Seconds for which a study records offline after a job found the server unreachable.
-PAUSE = 600
+PAUSE = 3600
 
 #: In the tracking folder: its age and its text say when and why the server was last found unreachable.
 MARKER = "server-unreachable.txt"
 
+#: Ending of the file that says, beside the file of a run, that the server has all of it; as ``wandb sync`` names it.
+SENT = ".wandb.synced"
+
 #: Bytes below which a disk counts as full.
 MINIMUM_SPACE = 10**7
 
-QUANTILES = (0.1, 0.5, 0.9)
-
 
 @contextmanager
-def run(study: Study, job: str, name: str, config: dict[str, Any], tags: list[str]) -> Iterator[Any]:
-    """A Weights & Biases run, or None where tracking is disabled or impossible. Its failures are warnings."""
-    if study.tracking.wandb == "disabled":
-        yield None
-        return
+def run(
+    study: Study,
+    job: str,
+    name: str,
+    identity: Sequence[Any],
+    config: dict[str, Any],
+    tags: Sequence[str] = (),
+) -> Iterator[Any]:
+    """A Weights & Biases run, or None where it is impossible. Its failures are warnings.
+
+    Args:
+      job: "train", "theory" or "summary".
+      name: what the run is called.
+      identity: what makes it this run: a repeated job with the same identity continues it.
+      config: settings to show.
+      tags: one for every swept key of the arm.
+    """
     folder = study.root / "tracking"
     active = None
     with _warning("nothing of this job is recorded"):
         active = _start(
+            study,
             folder,
-            study.tracking.wandb == "online",
             project=study.tracking.project,
             entity=study.tracking.entity,
             group=study.name,
             job_type=job,
             name=name,
-            id=fingerprint([study.name, job, name, config]),
-            tags=tags,
+            id=fingerprint([study.name, job, *identity]),
+            tags=[tag[:64] for tag in tags],
             config=config,
         )
     if active is None:
         yield None
         return
-    place = Path(active.dir).parent
+    place, online, finished = Path(active.dir).parent, not active.offline, False
+    unsent = f"what was not sent lies in {place} ({send_later(study)})"
     try:
-        with _warning(f"what was not sent lies in {place} (upload: wandb sync {place})", marker=folder / MARKER):
+        with _warning(unsent, marker=folder / MARKER):
             yield active
             active.finish()
+            finished = True
     finally:
-        _stop()
+        _stop()  # only then all is on disk
+    if finished:
+        with _warning(unsent):
+            _settle(place, online)
 
 
-def _start(folder: Path, online: bool, **options: Any) -> Any:
+def send_later(study: Study) -> str:
+    """How the user sends what is recorded offline."""
+    results = "" if study.results == Path("results") else f" --results {study.results}"
+    return f"send it later: emeq sync {study.file}{results}"
+
+
+def use_folder(folder: Path) -> dict[str, str]:
+    """Environment variables for wandb, unless set: no error reports, nothing on stdout, no files in the home."""
+    return {
+        "WANDB_SILENT": "true",
+        "WANDB_ERROR_REPORTING": "false",
+        "WANDB_DATA_DIR": str(folder / "staging"),
+        "WANDB_CACHE_DIR": str(folder / "staging"),
+    }
+
+
+def _start(study: Study, folder: Path, **options: Any) -> Any:
     """Start a run; offline if the server cannot be reached now, or could not be a short time ago."""
-    # Also where the user's own settings do not say so: nothing on stdout, no error reports, no files in the home.
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ.setdefault("WANDB_DATA_DIR", str(folder / "staging"))
+    for variable, value in use_folder(folder).items():
+        os.environ.setdefault(variable, value)
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,24 +116,8 @@ def _start(folder: Path, online: bool, **options: Any) -> Any:
         raise PermissionError(f"{folder} is not writable")
     if shutil.disk_usage(folder).free < MINIMUM_SPACE:  # where wandb would lose rows without a word
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-    settings = wandb.Settings(
-        console="off",
-        disable_git=True,
-        save_code=False,
-        disable_job_creation=True,
-        silent=True,
-        x_disable_stats=True,
-        x_disable_meta=True,
-        x_disable_machine_info=True,
-        x_save_requirements=False,
-        host="unnamed",
-        login_timeout=TIMEOUT,
-        init_timeout=TIMEOUT,
-        finish_timeout=TIMEOUT,
-        finish_timeout_raises=True,
-    )
-    options |= {"settings": settings, "dir": str(folder)}
-    if not online:
+    options |= {"settings": _settings(), "dir": str(folder)}
+    if study.tracking.wandb != "online":
         return wandb.init(mode="offline", **options)
     marker = folder / MARKER
     reason = _unreachable(marker)
@@ -116,12 +129,63 @@ def _start(folder: Path, online: bool, **options: Any) -> Any:
             marker.write_text(reason + "\n")
             _stop()  # the failed run would keep the id
     active = wandb.init(mode="offline", **options)
-    place = Path(active.dir).parent
     _warn(
-        f"not online ({reason}); this job is recorded offline in {place} (upload: wandb sync {place}); the study's "
-        f"jobs try the server again {PAUSE // 60} minutes after the failure, or once {marker} is deleted"
+        f"not online ({reason}); this job is recorded offline in {Path(active.dir).parent} ({send_later(study)}); the "
+        f"study's jobs try the server again {PAUSE // 60} minutes after the failure, or once {marker} is deleted"
     )
     return active
+
+
+def _settings() -> Any:
+    """Settings of every run: nothing of the environment, the machine, the code or the console is recorded.
+
+    ``resume`` is not recorded offline: sent to a run that the server knows, the rows would be moved behind its last
+    one, where without it they keep their steps.
+    """
+    import wandb
+
+    return wandb.Settings(
+        console="off",
+        disable_git=True,
+        save_code=False,
+        disable_job_creation=True,
+        silent=True,
+        symlink=False,
+        x_disable_stats=True,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+        x_service_wait=TIMEOUT,
+        host="unnamed",
+        login_timeout=TIMEOUT,
+        init_timeout=TIMEOUT,
+        finish_timeout=TIMEOUT,
+        finish_timeout_raises=True,
+    )
+
+
+def _settle(place: Path, online: bool) -> None:
+    """Check that a finished run is whole, mark what was sent, and remove wandb's logs, which name this machine.
+
+    Raises OSError where the copy on disk is cut off.
+    """
+    (file,) = place.glob("run-*.wandb")
+    if not recorded(file).finished:
+        raise OSError(errno.EIO, "the copy on disk is cut off; is the disk full?", str(file))
+    if online:
+        file.with_suffix(SENT).touch()
+    tidy(place)
+
+
+def tidy(place: Path) -> None:
+    """Remove wandb's logs of a run, and the folders that are empty."""
+    with suppress(FileNotFoundError):
+        (place / "logs" / "debug-core.log").readlink().unlink(missing_ok=True)
+    shutil.rmtree(place / "logs", ignore_errors=True)
+    for folder in sorted(place.rglob("*"), reverse=True):
+        if folder.is_dir():
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _stop() -> None:
@@ -178,49 +242,3 @@ def _line(error: Exception) -> str:
 
 def _warn(text: str) -> None:
     print(f"warning: Weights & Biases: {text}", file=sys.stderr, flush=True)
-
-
-def _config(arm: Arm) -> dict[str, Any]:
-    return arm.settings.model_dump(mode="json") | {"arm": arm.path}
-
-
-def _tags(arm: Arm) -> list[str]:
-    return [f"{key}={label}"[:64] for key, label in arm.labels.items()]
-
-
-def log_shard(study: Study, arm: Arm, shard: xr.Dataset, first: int, last: int) -> None:
-    """Training curves over the members of a shard: mean and quantiles of the loss at the recorded times."""
-    with run(study, "train", f"{arm.path}/{first}-{last}", _config(arm), _tags(arm)) as active:
-        if active is None:
-            return
-        loss = shard["loss"].where(~shard["diverged"])
-        quantiles = loss.quantile(QUANTILES, dim="member")
-        unit = str(shard["step"].attrs["units"])
-        for step in shard["step"].values:
-            values = {f"loss/q{int(100 * q)}": float(quantiles.sel(step=step, quantile=q)) for q in QUANTILES}
-            active.log({unit: int(step), "loss/mean": float(loss.sel(step=step).mean()), **values})
-        active.summary["members"] = int(shard.sizes["member"])
-        active.summary["diverged"] = int(shard["diverged"].sum())
-
-
-def log_theory(study: Study, arm: Arm, solution: xr.Dataset) -> None:
-    """Key numbers of an analytic solution."""
-    with run(study, "theory", arm.theory_key, arm.theory_fields, []) as active:
-        if active is not None:
-            plain = {k: v for k, v in solution.attrs.items() if isinstance(v, (int, float, str))}
-            active.summary.update(plain)
-
-
-def log_summary(study: Study, metrics: xr.Dataset, tables: dict[str, Any], pictures: list[Path]) -> None:
-    """Key numbers, tables and pictures (PNG files) of a study."""
-    with run(study, "summary", study.name, {"arms": [arm.path for arm in study.arms]}, []) as active:
-        if active is None:
-            return
-        import wandb
-
-        for name, table in tables.items():
-            active.log({f"tables/{name}": wandb.Table(dataframe=table)})
-        for picture in pictures:
-            active.log({f"figures/{picture.stem}": wandb.Image(str(picture))})
-        if "diverged" in metrics:  # of networks that were trained
-            active.summary["diverged"] = int(metrics["diverged"].sum())
