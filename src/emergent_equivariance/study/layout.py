@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import StudyError
+from ..errors import StoreError, StudyError
 from ..settings import ConvolutionalNetwork, CriticalFraction, GroupAction, Tracking
 from .arms import Arm, fingerprint
 from .shards import header, plan_shards
@@ -37,6 +40,33 @@ class Study:
     def root(self) -> Path:
         """results/STUDY."""
         return self.results / self.name
+
+    def place(self, *parts: str) -> Path:
+        """The file or folder of these names under ``root``.
+
+        Raises StoreError if a link in it leads elsewhere: ``root`` itself may be a link, and nothing below it.
+        """
+        path = self.root.joinpath(*parts)
+        if _has_link(self.root, path.parent) or (path.is_symlink() and not _is_inside(self.root, path)):
+            raise StoreError(
+                f"{path}: a link in this path leads out of {self.root}.",
+                remedy=f"Replace it by what it leads to. To keep results elsewhere, make {self.root} or "
+                f"{self.results} itself a link.",
+            )
+        return path
+
+    def made_from(self, *paths: Path) -> dict[str, str]:
+        """The attribute ``inputs`` of a file made from these: the checksum that each has now, by its path under root.
+
+        Ask before they are read: of one that is replaced meanwhile the older checksum is kept, which shows.
+        """
+        found = {path.relative_to(self.root).as_posix(): header(path).get("checksum") for path in paths}
+        return {"inputs": json.dumps({name: checksum for name, checksum in found.items() if checksum is not None})}
+
+    @property
+    def metrics_path(self) -> Path:
+        """All arms in one file."""
+        return self.place("metrics.nc")
 
     @property
     def metrics_hash(self) -> str:
@@ -125,40 +155,40 @@ class Study:
 
     def data_path(self, arm: Arm) -> Path:
         """Data store of an arm."""
-        return self.root / "data" / f"{arm.data_key}.zarr.zip"
+        return self.place("data", f"{arm.data_key}.zarr.zip")
 
     def theory_path(self, arm: Arm) -> Path:
         """Theory store of an arm."""
-        return self.root / "theory" / f"{arm.theory_key}.zarr.zip"
+        return self.place("theory", f"{arm.theory_key}.zarr.zip")
 
     def learning_rate_path(self, arm: Arm) -> Path:
         """Learning rate resolved from the largest eigenvalue of the NTK; read by training and theory."""
-        return self.root / "theory" / f"{arm.learning_rate_key}.learning-rate.json"
+        return self.place("theory", f"{arm.learning_rate_key}.learning-rate.json")
 
     def probe_path(self, arm: Arm) -> Path:
         """How the members of an arm are trained: engine, variant, members at once (see probes)."""
-        return self.root / "engine" / f"{arm.probe_key}.json"
+        return self.place("engine", f"{arm.probe_key}.json")
 
     @property
     def compilation_cache(self) -> Path:
         """Compiled programs that the training jobs share; may be deleted at any time."""
-        return self.root / ".cache" / "jax"
+        return self.place(".cache", "jax")
 
     def shard_path(self, arm: Arm, first: int, last: int) -> Path:
         """Shard with the members first…last, both included."""
-        return self.root / "members" / arm.path / f"members-{first:06d}-{last:06d}.zarr.zip"
+        return self.place("members", arm.path, f"members-{first:06d}-{last:06d}.zarr.zip")
 
     def checkpoint_path(self, arm: Arm, first: int, last: int) -> Path:
         """Where the training of that shard stands, until it is written; no file that the workflow declares."""
-        return self.root / "members" / arm.path / f".members-{first:06d}-{last:06d}.checkpoint.zarr.zip"
+        return self.place("members", arm.path, f".members-{first:06d}-{last:06d}.checkpoint.zarr.zip")
 
     def ensemble_path(self, arm: Arm) -> Path:
         """Ensemble store of an arm."""
-        return self.root / "ensemble" / f"{arm.path}.zarr.zip"
+        return self.place("ensemble", f"{arm.path}.zarr.zip")
 
     def measure_path(self, arm: Arm) -> Path:
         """Store of an arm of a study of kernels."""
-        return self.root / "measures" / f"{arm.path}.zarr.zip"
+        return self.place("measures", f"{arm.path}.zarr.zip")
 
     def result_path(self, arm: Arm) -> Path:
         """Store of an arm that enters metrics.nc."""
@@ -166,11 +196,11 @@ class Study:
 
     def kernel_path(self, arm: Arm) -> Path:
         """Kernels between an arm's samples, where they are computed in tiles."""
-        return self.root / "kernels" / f"{arm.kernel_key}.zarr.zip"
+        return self.place("kernels", f"{arm.kernel_key}.zarr.zip")
 
     def tiles_path(self, arm: Arm, first: int, last: int) -> Path:
         """The tiles first…last of an arm's kernels, both included, until they are assembled."""
-        return self.root / "kernels" / arm.kernel_key / f"tiles-{first:06d}-{last:06d}.zarr.zip"
+        return self.place("kernels", arm.kernel_key, f"tiles-{first:06d}-{last:06d}.zarr.zip")
 
     def shards(self, arm: Arm) -> list[tuple[int, int]]:
         """Member ranges (first, last) that cover the arm, re-using the shards already on disk."""
@@ -179,7 +209,7 @@ class Study:
 
     def existing_shards(self, arm: Arm) -> list[tuple[int, int]]:
         """Member ranges (first, last) of the shards on disk, ascending."""
-        folder = self.root / "members" / arm.path
+        folder = self.place("members", arm.path)
         names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
         matches = [re.fullmatch(r"members-(\d{6})-(\d{6})\.zarr\.zip", name) for name in names]
         return sorted((int(m[1]), int(m[2])) for m in matches if m)
@@ -216,3 +246,14 @@ class Study:
                         remedy="Take back the change, give the study another name, or delete that folder to train its "
                         "members again.",
                     )
+
+
+@functools.cache
+def _has_link(root: Path, folder: Path) -> bool:
+    """Whether a link leads out of ``root`` on the way to a folder below it."""
+    return not _is_inside(root, folder)
+
+
+def _is_inside(root: Path, path: Path) -> bool:
+    """Whether a path leads to ``root`` or below it, all links followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))

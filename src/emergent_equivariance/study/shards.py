@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+#: Bytes of the attributes of a store, at most.
+LARGEST_HEADER = 2**24
+
 
 def header(path: Path) -> dict[str, Any]:
-    """Attributes of a store, read without opening it (cheap: the workflow does so when it starts).
+    """Attributes of a store or a netCDF file, read without opening it (cheap: the workflow does so when it starts).
 
     Empty if the file cannot be read: whoever opens the store says what is wrong with it.
     """
+    if path.suffix == ".nc":
+        return _netcdf_header(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            return json.loads(archive.read("zarr.json"))["attributes"]
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError):
+            entry = archive.getinfo("zarr.json")
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > LARGEST_HEADER:
+                return {}
+            found = json.loads(archive.read(entry))["attributes"]
+    except (OSError, EOFError, zipfile.BadZipFile, struct.error, LookupError, TypeError, ValueError, RuntimeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _netcdf_header(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            return dict(file.attrs)
+    except OSError:
         return {}
 
 
