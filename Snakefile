@@ -20,6 +20,14 @@ wildcard_constraints:
     last=r"\d{6}",
 
 
+onstart:
+    begin()
+
+
+onerror:
+    tell_missing()
+
+
 rule all:
     default_target: True
     input:

@@ -10,10 +10,17 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
+from emergent_equivariance import controller
 from emergent_equivariance.errors import UserError
 from emergent_equivariance.figures import FIGURES as PICTURES
 from emergent_equivariance.figures import figure_names, store_arms
-from emergent_equivariance.study import header, load_study, read_yaml
+from emergent_equivariance.study import (
+    ensemble_shards,
+    header,
+    load_study,
+    missing_report,
+    read_yaml,
+)
 from emergent_equivariance.study.cluster import (
     find_cluster,
     read_cluster,
@@ -73,9 +80,19 @@ TIME_LIMIT = " --minutes {resources.runtime}" if workflow.remote_exec else ""
 
 def shards_of(arm):
     """Paths of the shards of an arm, those on disk re-used."""
-    return [
-        str(STUDY.shard_path(arm, first, last)) for first, last in STUDY.shards(arm)
-    ]
+    return [str(STUDY.shard_path(arm, *shard)) for shard in STUDY.shards(arm)]
+
+
+def needed_shards_of(arm):
+    """Paths of the shards that the ensemble of an arm is formed of: with execution.allow_missing those on disk."""
+    return [str(STUDY.shard_path(arm, *shard)) for shard in STUDY.needed_shards(arm)]
+
+
+def formed_of(arm):
+    """What the ensemble of an arm depends on beside its inputs: a shard that arrives later changes it."""
+    allowed = arm.settings.execution.allow_missing
+    missing = STUDY.missing_shards(arm) if allowed else []
+    return [arm.ensemble_hash, missing] if missing else arm.ensemble_hash
 
 
 def theory_of(arm):
@@ -87,7 +104,7 @@ def study_products():
     """What a complete study consists of. Intermediate files are named too: a lost one would
     not be missed otherwise."""
     return [
-        *(path for arm in TRAINED for path in shards_of(arm)),
+        *(path for arm in TRAINED for path in needed_shards_of(arm)),
         *(str(STUDY.result_path(arm)) for arm in STUDY.arms),
         f"{ROOT}/metrics.nc",
         f"{ROOT}/tables",
@@ -155,17 +172,37 @@ def theory_inputs(wildcards):
     return inputs_of(arm) | kernel_inputs(arm, stays(STUDY.theory_path(arm)))
 
 
+def current(path, expected):
+    """Whether a file carries this config hash. One with another is made again, also where .snakemake, which would
+    tell, is lost, or in another folder than that of the study that wrote it."""
+    found = header(Path(path)).get("config_hash")
+    if found not in (None, expected):
+        workflow.dag.forcefiles.add(str(path))
+    return found == expected
+
+
 def measure_inputs(wildcards):
     """Inputs of an arm of a study of kernels."""
     arm = ARMS[wildcards.arm]
     path = STUDY.measure_path(arm)
-    found = header(path).get("config_hash")
-    current = found == arm.result_hash
-    if (
-        found is not None and not current
-    ):  # also where .snakemake, which would tell, is lost
-        workflow.dag.forcefiles.add(str(path))
-    return kernel_inputs(arm, current and stays(path))
+    return kernel_inputs(arm, current(path, arm.result_hash) and stays(path))
+
+
+def aggregate_inputs(wildcards):
+    """Inputs of an ensemble."""
+    arm = ARMS[wildcards.arm]
+    current(STUDY.ensemble_path(arm), arm.ensemble_hash)
+    return {
+        "data": ancient(str(STUDY.data_path(arm))),
+        "theory": theory_of(arm),
+        "shards": needed_shards_of(arm),
+    }
+
+
+def metrics_inputs(wildcards):
+    """Stores of all arms."""
+    current(f"{ROOT}/metrics.nc", STUDY.metrics_hash)
+    return [str(STUDY.result_path(arm)) for arm in STUDY.arms]
 
 
 def shard_inputs(wildcards):
@@ -212,3 +249,43 @@ def figure_files():
         for name in FIGURES
     }
     return vector | {f"{name}_png": f"{ROOT}/figures/{name}.png" for name in FIGURES}
+
+
+# ------------------------------------------------------------------------------------------- runs that begin and end
+
+HELD = []  # the lock on the results, as long as this process lives
+
+
+def begin():
+    """Be the only controller of the results; refuse to start where another one is, or for an arm without members."""
+    jobs = [
+        job for job in workflow.dag.needrun_jobs() if job.rule.name == "aggregate_arm"
+    ]
+    try:
+        for arm in (ARMS[job.wildcards.arm] for job in jobs):
+            if not STUDY.needed_shards(arm):
+                ensemble_shards(STUDY, arm)
+        HELD.append(controller.acquire(STUDY))
+    except UserError as error:
+        raise WorkflowError(str(error))
+    if HELD[-1] is None:
+        logger.warning(
+            f"warning: the file system of {ROOT} has no locks: see to it that no other Snakemake works on it meanwhile"
+        )
+
+
+def tell_missing():
+    """Say by name what a run that failed has not made, and how to go on."""
+    if text := missing_report(STUDY):
+        logger.error(f"\n{text}\n")
+
+
+if workflow.is_main_process:
+    if other := controller.other(STUDY):
+        logger.warning(f"{STUDY.file}: {other} works on {ROOT} now.")
+    for arm in TRAINED:
+        if not STUDY.needed_shards(arm):
+            logger.warning(
+                f"warning: {STUDY.file}: the arm {arm.path} has no shard, and execution.allow_missing keeps the default "
+                "target from training any: its ensemble will be refused. The target all_members trains them."
+            )

@@ -1,8 +1,6 @@
 rule aggregate_arm:
     input:
-        data=lambda wildcards: ancient(str(STUDY.data_path(ARMS[wildcards.arm]))),
-        theory=lambda wildcards: theory_of(ARMS[wildcards.arm]),
-        shards=lambda wildcards: shards_of(ARMS[wildcards.arm]),
+        unpack(aggregate_inputs),
     output:
         f"{ROOT}/ensemble/{{arm}}.zarr.zip",
     log:
@@ -12,14 +10,14 @@ rule aggregate_arm:
     resources:
         **needed("aggregate_arm", lambda wildcards: ARMS[wildcards.arm]),
     params:
-        depends_on=lambda wildcards: ARMS[wildcards.arm].ensemble_hash,
+        depends_on=lambda wildcards: formed_of(ARMS[wildcards.arm]),
     shell:
         EMEQ + " aggregate {STUDY_FILE} --arm {wildcards.arm} > {log} 2>&1"
 
 
 rule join_metrics:
     input:
-        [str(STUDY.result_path(arm)) for arm in STUDY.arms],
+        metrics_inputs,
     output:
         metrics=f"{ROOT}/metrics.nc",
         tables=directory(f"{ROOT}/tables"),
