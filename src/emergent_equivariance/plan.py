@@ -150,7 +150,7 @@ def _members_table(study: Study) -> Table:
     table = _table(_title(study), ["arm"], columns, [])
     for arm in study.arms:
         cost, probe = estimate(study, arm), read_probe(study.probe_path(arm), arm.probe_key)
-        missing = sum(not study.shard_path(arm, first, last).exists() for first, last in study.shards(arm))
+        missing = len(set(study.missing_shards(arm)) & set(study.needed_shards(arm)))
         cells = [arm.path, str(arm.settings.ensemble.members), str(len(study.shards(arm))), str(missing)]
         cells.append("by probe" if probe is None else str(probe.choice))
         cells.append("?" if cost is None or cost.flops is None else f"{cost.flops / 1e9:.3g}")

@@ -87,6 +87,7 @@ def parse_study(content: dict[str, Any], file: Path, results: Path = Path("resul
             Arm(labels, coords, settings) if isinstance(settings, Settings) else KernelArm(labels, coords, settings)
         )
     assert study is not None
+    _check_distinct(arms, file)
     return Study(file, study.study, study.kind, study.tracking, arms, results)
 
 
@@ -133,6 +134,18 @@ def _check_sweep(sweep: Any, kind: str, file: Path) -> None:
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:
             raise StudyError(f"{file}: sweep.{key}: {twice} is given more than once.", remedy="Give each value once.")
+
+
+def _check_distinct(arms: list[Arm], file: Path) -> None:
+    """Raise StudyError if two arms have the same settings: they would be trained twice, and look independent."""
+    known: dict[str, Arm] = {}
+    for arm in arms:
+        first = known.setdefault(arm.settings.model_dump_json(), arm)
+        if first is not arm:
+            raise StudyError(
+                f"{file}: sweep: the arms {first.path} and {arm.path} have the same settings.",
+                remedy="Give each value once.",
+            )
 
 
 def _assign(content: dict[str, Any], key: str, value: Any, file: Path) -> None:
