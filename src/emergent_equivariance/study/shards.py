@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zipfile
+from bisect import bisect_right
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ def plan_shards(members: int, shard_size: int, existing: Iterable[tuple[int, int
         if at in longest:
             last = longest[at]
         else:
-            last = min((at // shard_size + 1) * shard_size, members, *(s for s in starts if s > at)) - 1
+            behind = bisect_right(starts, at)
+            last = min((at // shard_size + 1) * shard_size, members, *starts[behind : behind + 1]) - 1
         shards.append((at, last))
         at = last + 1
     return shards
