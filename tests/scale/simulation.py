@@ -94,13 +94,12 @@ class Simulation:
     """A study file in a folder of its own, and the means to run it with the stub engine."""
 
     def __init__(self, folder, study, **environment):
-        self.folder, self.study = Path(folder), study
+        self.folder, self.study = Path(folder).resolve(), study
         self.folder.mkdir(parents=True, exist_ok=True)
         self.file = self.folder / "study.yaml"
         self.file.write_text(yaml.safe_dump(study, sort_keys=False))
         path = os.pathsep.join(filter(None, [str(STUB), os.environ.get("PYTHONPATH")]))
         self.environment = {**os.environ, "PYTHONPATH": path, "NPROC": "1", "OMP_NUM_THREADS": "1", **environment}
-        self.runs = 0
 
     @property
     def root(self):
@@ -127,13 +126,12 @@ class Simulation:
         return self._run([sys.executable, "-m", "emergent_equivariance", *arguments])
 
     def _run(self, command):
-        self.runs += 1
-        usage = self.folder / "usage" / str(self.runs)
+        usage = self.folder / "usage" / str(time.time_ns())
         start = time.monotonic()
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env={**self.environment, "STUB_USAGE": str(usage.resolve())},
+            env={**self.environment, "STUB_USAGE": str(usage)},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
