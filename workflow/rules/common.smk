@@ -27,7 +27,7 @@ from emergent_equivariance.study.cluster import (
     request,
     resource_names,
 )
-from emergent_equivariance.study.resources import demand
+from emergent_equivariance.study.resources import Demands
 from emergent_equivariance.study.tiling import planned_tiling
 
 
@@ -66,6 +66,7 @@ if workflow.is_main_process:
 
 ROOT = str(STUDY.root)
 ARMS = {arm.path: arm for arm in STUDY.arms}
+DEMANDS = Demands(STUDY)
 TRAINED = STUDY.arms if STUDY.kind == "ensemble" else []
 STUDY_FILE = shlex.quote(str(STUDY.file))
 THREADS = "NPROC={threads} OMP_NUM_THREADS={threads}"
@@ -122,7 +123,7 @@ def needed(rule, arm_of=lambda wildcards: None):
 
     def resource(name):
         return lambda wildcards, attempt: request(
-            CLUSTER, rule, demand(STUDY, rule, arm_of(wildcards)), attempt
+            CLUSTER, rule, DEMANDS.of(rule, arm_of(wildcards)), attempt
         ).get(name)
 
     return {name: resource(name) for name in resource_names(CLUSTER, rule)}

@@ -26,7 +26,7 @@ from ..settings.engines import ENGINES
 from .probes import Choice, Probe
 from .tiling import Tiling, planned_tiling, whole_tiling
 from .training_memory import training_memory
-from .work import members_per_shard
+from .work import ensemble_sizes, members_per_shard, recorded_values
 
 __all__ = ["Needs", "check_memory", "job_memory", "needs", "size", "training_job_bytes", "training_job_memory"]
 
@@ -47,6 +47,9 @@ CUDA = 3_000_000_000
 
 #: Blocks of networks that an estimated kernel's error is found from, at most.
 BLOCKS = 16
+
+#: Bytes of the predictions that ensembles are formed of at a time, and copies of them (measured: 10; see ensemble).
+CHUNK, CHUNK_COPIES = 2**25, 12
 
 #: Copies of a tile that are alive at once: computed, made symmetric, compressed (measured: 6).
 TILE_COPIES = 7
@@ -198,6 +201,17 @@ def training_job_memory(settings: Settings, probe: Probe | None) -> int:
     """Memory in MB that such a job asks the scheduler for: at least LEAST, execution.memory where it is not known."""
     found = training_job_bytes(settings, probe)
     return max(LEAST, ceil(settings.execution.memory * 1e3 if found is None else MARGIN * found / 1e6))
+
+
+def aggregation_memory(settings: Settings) -> int:
+    """Memory in MB that a job asks for which forms the ensembles of an arm: at least LEAST."""
+    values = recorded_values(settings)
+    if values is None:
+        return max(LEAST, ceil(settings.execution.memory * 1e3))
+    shard = 4 * values * members_per_shard(settings)
+    chunk = max(8 * values, CHUNK)
+    sums = len(ensemble_sizes(settings)) * (8 + 4 * settings.evaluate.stored_subsets) * values
+    return max(LEAST, ceil((PROGRAM + shard + CHUNK_COPIES * chunk + 2 * sums) / 1e6))
 
 
 def size(count: float) -> str:

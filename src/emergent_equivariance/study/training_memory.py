@@ -20,7 +20,7 @@ from ..settings import Settings
 from ..settings.engines import ENGINES
 from ..settings.networks import ConvolutionalNetwork, GcnnNetwork, MlpNetwork
 from .probes import Choice
-from .work import members_per_shard
+from .work import evaluated, members_per_shard
 
 __all__ = ["device_memory", "training_memory"]
 
@@ -49,22 +49,15 @@ def device_memory(settings: Settings, choice: Choice, shape: tuple[int, ...], ou
     activations = max(batch, min(EVALUATION_BATCH, rows)) * units * copies.activations
     moments = {"adam": 2, "sgd": int(settings.training.momentum > 0)}.get(settings.training.optimizer, 0)
     parameters = (settings.network.parameters(shape, outputs) or 0) * max(copies.parameters, 2 * (1 + moments))
-    tables = (rows + _evaluated(settings)) * prod(shape) + 2 * rows * outputs
+    tables = (rows + evaluated(settings)) * prod(shape) + 2 * rows * outputs
     return int(item * (apart * (activations + batch * patches * copies.patches) + together * parameters + tables))
 
 
 def training_memory(settings: Settings, choice: Choice, shape: tuple[int, ...], outputs: int, rows: int) -> int:
     """Bytes of a process that trains a shard on the CPU, at most; arguments as of device_memory."""
-    recorded = len(settings.training.recorded) * _evaluated(settings) * outputs * members_per_shard(settings)
+    recorded = len(settings.training.recorded) * evaluated(settings) * outputs * members_per_shard(settings)
     program = ENGINES[choice.engine].footprint.program
     return program + device_memory(settings, choice, shape, outputs, rows) + 3 * 4 * recorded
-
-
-def _evaluated(settings: Settings) -> int:
-    """Inputs at which predictions are recorded, whole orbits."""
-    task = settings.task
-    counts = (task.train if split == "train" else task.test for split in settings.splits())
-    return get_group(settings.group).order * sum(min(settings.evaluate.samples, count) for count in counts)
 
 
 def _units(settings: Settings, shape: tuple[int, ...]) -> tuple[int, int]:

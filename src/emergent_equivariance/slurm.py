@@ -1,0 +1,193 @@
+"""What a SLURM cluster offers, asked for once before anything is submitted, and whether jobs fit into it.
+
+Only a few quick questions are asked (sinfo, scontrol, sacctmgr). Sites may forbid any of them; then what it would have
+told is not checked, and one line says so.
+"""
+
+from __future__ import annotations
+
+import getpass
+import math
+import re
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .errors import UserError
+
+__all__ = ["ClusterError", "Offer", "Partition", "check", "offered"]
+
+#: Seconds that an answer may take.
+PATIENCE = 20.0
+
+#: Runs a command and returns what it prints; raises OSError or subprocess.SubprocessError.
+Ask = Callable[[Sequence[str]], str]
+
+
+class ClusterError(UserError):
+    """Jobs ask for what the cluster does not have."""
+
+
+@dataclass
+class Partition:
+    """What the nodes of a partition have.
+
+    Attributes:
+      name: its name.
+      minutes: longest time of a job.
+      memory: largest memory of a job in MB (2²⁰ bytes).
+      cpus: most CPUs of a node.
+      gpus: type → most GPUs of a node; "" where no type is named.
+      features: of any of its nodes.
+      default: whether jobs go there that name none.
+    """
+
+    name: str
+    minutes: float = math.inf
+    memory: float = 0.0
+    cpus: int = 0
+    gpus: dict[str, int] = field(default_factory=dict)
+    features: set[str] = field(default_factory=set)
+    default: bool = False
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a cluster offers.
+
+    Attributes:
+      partitions: name → partition; None: not known.
+      accounts: those the user may charge, lower case; None: not known.
+      unknown: a line for every question that was not answered.
+    """
+
+    partitions: Mapping[str, Partition] | None
+    accounts: frozenset[str] | None
+    unknown: Sequence[str] = ()
+
+
+def offered(ask: Ask | None = None) -> Offer:
+    """Ask SLURM what there is."""
+    ask = ask or _ask
+    unknown: list[str] = []
+
+    def answer(what: str, *command: str) -> list[list[str]]:
+        try:
+            return [line.split("|") for line in ask(command).splitlines() if line.strip()]
+        except (OSError, subprocess.SubprocessError) as error:
+            said = getattr(error, "stderr", None) or getattr(error, "strerror", None) or str(error)
+            unknown.append(f"{what} not checked: {command[0]}: {(said.strip().splitlines() or ['no answer'])[0]}")
+            return []
+
+    nodes = answer("partitions, GPUs, memory and time are", "sinfo", "-h", "-e", "-o", "%P|%m|%c|%G|%f|%l")
+    partitions = _partitions([row for row in nodes if len(row) == 6])
+    if partitions:
+        limits = answer("the memory that partitions allow is", "scontrol", "show", "partition", "-o")
+        _limit_memory(partitions, [row[0] for row in limits])
+    user = f"user={getpass.getuser()}"
+    rows = answer("the account is", "sacctmgr", "-n", "-P", "show", "assoc", user, "format=account")
+    accounts = frozenset(row[0].strip().lower() for row in rows)
+    return Offer(partitions or None, accounts or None, unknown)
+
+
+def _ask(command: Sequence[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    return done.stdout
+
+
+def _partitions(rows: Sequence[Sequence[str]]) -> dict[str, Partition]:
+    """From lines of sinfo: name, MB of memory, CPUs, generic resources, features and time limit of equal nodes."""
+    found: dict[str, Partition] = {}
+    for name, memory, cpus, gres, features, limit in rows:
+        name, default = name.rstrip("*"), name.endswith("*")
+        part = found.setdefault(name, Partition(name, _minutes(limit), default=default))
+        part.memory = max(part.memory, float(memory.rstrip("+")))
+        part.cpus = max(part.cpus, int(cpus.rstrip("+")))
+        part.features |= {feature for feature in features.split(",") if feature != "(null)"}
+        here: dict[str, int] = {}
+        for kind, count in re.findall(r"\bgpu(?::([^:,()]+))?:(\d+)", gres):
+            here[kind] = here.get(kind, 0) + int(count)
+        for kind, number in here.items():
+            part.gpus[kind] = max(number, part.gpus.get(kind, 0))
+    return found
+
+
+def _limit_memory(partitions: Mapping[str, Partition], lines: Sequence[str]) -> None:
+    for line in lines:
+        told = dict(part.split("=", 1) for part in line.split() if "=" in part)
+        part, limit = partitions.get(told.get("PartitionName", "")), told.get("MaxMemPerNode", "")
+        if part is not None and limit.isdigit() and int(limit) > 0:
+            part.memory = min(part.memory, float(limit))
+
+
+def _minutes(text: str) -> float:
+    """Minutes of a time limit of SLURM: D-HH:MM:SS, HH:MM:SS, MM:SS, infinite."""
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
+    if found is None:
+        return math.inf
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return 1440 * days + 60 * hours + minutes + seconds / 60
+
+
+def check(offer: Offer, resources: Mapping[str, int | str], threads: int) -> str | None:
+    """What a job asks for and the cluster does not have; None where all is well, or nothing is known.
+
+    Args:
+      offer: what there is.
+      resources: what the job asks for, by the names of Snakemake's SLURM executor.
+      threads: its CPUs.
+
+    Returns: which resource, its value, and what there is: ``resource = value: …``.
+    """
+    account = resources.get("slurm_account")
+    if account is not None and offer.accounts is not None:
+        for one in re.split(r"[,\s]+", str(account)):
+            if one.lower() not in offer.accounts:
+                return f"account = {one}: not one of yours, which are {_list(offer.accounts)}"
+    if offer.partitions is None:
+        return None
+    names = resources.get("slurm_partition")
+    if names is None:
+        chosen = [part for part in offer.partitions.values() if part.default]
+    else:
+        wanted = str(names).split(",")
+        if unknown := [name for name in wanted if name not in offer.partitions]:
+            return f"partition = {unknown[0]}: there is none; those there are: {_list(offer.partitions)}"
+        chosen = [offer.partitions[name] for name in wanted]
+    problems = [_misfit(part, resources, threads) for part in chosen]
+    return None if None in problems else next(iter(problems), None)
+
+
+def _misfit(part: Partition, resources: Mapping[str, int | str], threads: int) -> str | None:
+    where = f"partition {part.name}"
+    minutes, memory = int(resources.get("runtime", 0)), int(resources.get("mem_mb", 0))
+    if minutes > part.minutes:
+        return f"minutes = {minutes}: {where} allows {part.minutes:g}"
+    if memory > part.memory:
+        return f"memory = {memory} MB: no node of {where} gives a job more than {part.memory:g} MB"
+    if threads > part.cpus:
+        return f"threads = {threads}: no node of {where} has more than {part.cpus} CPUs"
+    kind, count = _gpus(resources)
+    if count == 0:
+        return None
+    if not part.gpus:
+        return f"gpu: no node of {where} has any"
+    if kind and kind not in part.gpus:
+        typed = [name for name in part.gpus if name]
+        return f"gpu.type = {kind}: no node of {where} has such GPUs; " + (
+            f"the types there are: {_list(typed)}" if typed else "its GPUs have no types"
+        )
+    most = part.gpus[kind] if kind else sum(part.gpus.values())
+    return f"gpus = {count}: no node of {where} has more than {most}" if count > most else None
+
+
+def _gpus(resources: Mapping[str, int | str]) -> tuple[str, int]:
+    """Type and number of the GPUs that a job asks for."""
+    if found := re.fullmatch(r"gpu(?::([^:]*[^:\d][^:]*))?(?::(\d+))?", str(resources.get("gres", ""))):
+        return found[1] or "", int(found[2] or 1)
+    kind = str(resources.get("gpu_model", "") or "")
+    return kind, int(resources.get("gpu", 1 if kind else 0) or 0)
+
+
+def _list(names: object) -> str:
+    return ", ".join(sorted(names))  # type: ignore[call-overload]
