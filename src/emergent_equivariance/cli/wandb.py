@@ -40,3 +40,22 @@ def sweep(
     else:
         store.write_text(text, output)
         say(f"{output}: register it with `wandb sweep {output}`; limits: docs/tracking.md")
+
+
+@app.command()
+def dashboard(
+    study_file: StudyArgument,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write the specification there as JSON; ask no server.")
+    ] = None,
+) -> None:
+    """Save the dashboard of a study to its project in Weights & Biases, in the place of an earlier one."""
+    from .. import store
+    from ..tracking.dashboard import save, specification
+
+    study = load_study(study_file)
+    if output is None:
+        print(save(study))
+        return
+    store.write_text(specification(study), output)
+    say(f"{output}: for comparison with another; `emeq dashboard {study.file}` saves it where W&B can be reached")

@@ -1,0 +1,264 @@
+"""The dashboard of Weights & Biases: what its specification says, and that it is saved once or refused clearly."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+from synthetic_results import classification_study, make_metrics, make_study
+
+from emergent_equivariance.report import key_numbers
+from emergent_equivariance.study import load_study
+from emergent_equivariance.tracking import curves
+from emergent_equivariance.tracking.dashboard import SPLIT, specification
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wandb_workspaces")
+
+ROOT = Path(__file__).parents[2]
+STUDY = {
+    "study": "tiny",
+    "task": {"name": "ising", "lattice": 3, "train": 4, "test": 4},
+    "network": {"name": "mlp"},
+    "training": {"learning_rate": 0.1, "steps": 2},
+    "sweep": {"network.width": [4, 8]},
+}
+
+
+def section(study):
+    return json.loads(specification(study))["spec"]["section"]
+
+
+def panels(study):
+    """All panels, by section."""
+    return {part["name"]: part["panels"] for part in section(study)["panelBankConfig"]["sections"]}
+
+
+def plotted(study, kind):
+    """Titles and configurations of the panels of a kind."""
+    found = [panel["config"] for part in panels(study).values() for panel in part if panel["viewType"] == kind]
+    return {config["chartTitle"]: config for config in found}
+
+
+# ---------------------------------------------------------------------------------------- the specification
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_same_study_gives_the_same_specification(file):
+    study = load_study(file)
+    text = specification(study)
+    assert text == specification(study)
+    identifiers = [panel["__id__"] for part in panels(study).values() for panel in part]
+    assert len(identifiers) == len(set(identifiers)) > 0
+
+
+def test_it_shows_the_runs_of_the_study_grouped_by_arm():
+    content = json.loads(specification(make_study(tracking={"project": "mine"})))
+    assert (content["project"], content["displayName"]) == ("mine", "Study synthetic")
+    (runs,) = content["spec"]["section"]["runSets"]
+    (chosen,) = runs["filters"]["filters"]
+    assert (chosen["key"], chosen["op"], chosen["value"]) == ({"section": "run", "name": "group"}, "=", "synthetic")
+    assert runs["grouping"] == [{"section": "config", "name": "arm.value"}]
+    other = json.loads(specification(make_study(study="another")))
+    assert other["name"] != content["name"]
+
+
+def test_every_key_of_the_summary_is_one_that_is_logged():
+    study = make_study()
+    metrics = make_metrics(study)
+    numbers = key_numbers(study, metrics)
+    lines, bars = plotted(study, "Run History Line Plot"), plotted(study, "Bar Chart")
+    deviation = lines["Orbit deviation against ensemble size, with the prediction"]
+    rows = curves.by_members(study, metrics, numbers)
+    assert set(deviation["metrics"]) == {key for key in rows[0] if f"/{SPLIT}/" in key}
+    assert deviation["xAxis"] in rows[0] and deviation["xLogScale"] and deviation["yLogScale"]
+    distance = lines["Distance to the NTK mean against width"]
+    by_width = curves.by_width(study, metrics, numbers)
+    assert len(by_width) == 3
+    assert set(distance["metrics"]) == {key for key in by_width[0] if f"/{SPLIT}/" in key}
+    assert distance["xAxis"] in by_width[0]
+    values = curves.key_values(study, metrics, numbers)
+    for title in ("Measured over predicted orbit variance", "Missing members"):
+        assert len(bars[title]["metrics"]) == 6
+        assert set(bars[title]["metrics"]) <= set(values), title
+
+
+def test_training_curves_are_drawn_against_the_unit_of_time():
+    lines = plotted(make_study(), "Run History Line Plot")
+    assert lines["Training loss"] | {"xAxis": "step", "metrics": ["training_loss/mean"]} == lines["Training loss"]
+    lines = plotted(classification_study(), "Run History Line Plot")
+    assert lines["Accuracy of the mean of one shard"]["xAxis"] == "epoch"
+    assert "Accuracy of the mean of one shard" not in plotted(make_study(), "Run History Line Plot")
+
+
+def test_failures_are_summed_by_arm():
+    bars = plotted(make_study(), "Bar Chart")
+    for title, key in (("Diverged members", "diverged"), ("Resumed shards", "resumed")):
+        assert bars[title]["metrics"] == [key]
+        assert (bars[title]["groupBy"], bars[title]["groupAgg"]) == ("arm.value", "sum")
+
+
+def test_no_panel_without_something_to_show():
+    lines = plotted(make_study(sweep=None, network={"name": "mlp", "width": 8}), "Run History Line Plot")
+    assert not any("width" in title for title in lines)
+    bars = plotted(classification_study(), "Bar Chart")
+    assert "Measured over predicted orbit variance" not in bars
+    lines = plotted(classification_study(), "Run History Line Plot")
+    assert [key for key in lines["Orbit deviation against ensemble size, with the prediction"]["metrics"]] == [
+        "orbit_deviation_by_members/test/augmentation-none",
+        "orbit_deviation_by_members/test/augmentation-full",
+    ]
+
+
+def test_many_arms_share_a_panel_where_they_differ_in_width_alone():
+    sweep = {"network.width": [2, 4, 8, 16, 32], "augmentation": ["none", "full"]}
+    lines = plotted(make_study(sweep=sweep), "Run History Line Plot")
+    found = {t: c["metrics"] for t, c in lines.items() if t.startswith("Orbit deviation against")}
+    assert [t.rsplit(", ", 1)[-1] for t in found] == ["augmentation-none", "augmentation-full"]
+    assert [len(metrics) for metrics in found.values()] == [10, 10]
+
+
+def test_studies_of_kernels_have_tables_and_pictures():
+    parts = panels(load_study(ROOT / "config" / "kernel_convergence.yaml"))
+    assert list(parts) == ["Results", "Tables", "Pictures"]
+    assert [panel["config"]["chartTitle"] for panel in parts["Results"]] == [
+        "Error of the mean NNGP against width",
+        "Error of the mean NTK against width",
+    ]
+    assert list(panels(load_study(ROOT / "config" / "histology_ntk.yaml"))) == ["Tables", "Pictures"]
+
+
+# ------------------------------------------------------------------------------------------------- a server
+
+
+class Server(ThreadingHTTPServer):
+    """Answers what wandb-workspaces asks; ``refuse`` is an HTTP status instead of answers."""
+
+    daemon_threads = True
+
+    def __init__(self, refuse=None, project=True):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.refuse, self.project, self.views, self.operations = refuse, project, {}, []
+
+    def answer(self, operation, variables):
+        if operation == "View":
+            view = self.views.get(variables["viewName"])
+            edges = [{"node": view}] if view else []
+            return {"project": {"allViews": {"edges": edges}} if self.project else None}
+        if operation == "UpsertView2":
+            new = {"id": f"id-{variables['name']}", "spec": variables["spec"], "displayName": variables["displayName"]}
+            if variables["name"] in self.views:  # which a server changes only where its id is given
+                assert variables["id"] == self.views[variables["name"]]["id"]
+            self.views[variables["name"]] = new
+            return {"upsertView": {"view": {"id": new["id"], "name": variables["name"]}, "inserted": True}}
+        user = {"id": "u", "entity": "me", "username": "me", "email": "", "flags": "{}", "teams": {"edges": []}}
+        return {"viewer": user}
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments):
+        pass
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        operation = body["query"].split("(")[0].split("{")[0].split()[-1]
+        self.server.operations.append(operation)
+        text = b"{}"
+        if self.server.refuse is None:
+            text = json.dumps({"data": self.server.answer(operation, body.get("variables") or {})}).encode()
+        self.send_response(self.server.refuse or 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+
+@contextmanager
+def serving(**options):
+    with Server(**options) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def emeq_dashboard(folder, url, **environment):
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    variables = {**inherited, "WANDB_BASE_URL": url, "WANDB_API_KEY": "f" * 40, **environment}
+    command = [sys.executable, "-m", "emergent_equivariance", "dashboard", "study.yaml"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=variables, timeout=100)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
+    return tmp_path
+
+
+def address(server):
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+def test_it_is_saved_to_the_project_and_saved_again_in_its_place(folder):
+    with serving() as server:
+        for _ in range(2):
+            done = emeq_dashboard(folder, address(server))
+            assert (done.returncode, done.stderr) == (0, "")
+            ((name, view),) = server.views.items()
+            assert done.stdout == f"{address(server)}/me/emergent-equivariance?nw={name[3:-2]}\n"
+    content = json.loads(specification(load_study(folder / "study.yaml")))
+    assert (name, json.loads(view["spec"])) == (content["name"], content["spec"])
+    assert server.operations.count("UpsertView2") == 2
+    assert not (folder / "results").exists() and not (folder / "wandb").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "said"),
+    [
+        ({"refuse": 401}, {}, "error 401"),
+        ({"refuse": 500}, {"WANDB_HTTP_TIMEOUT": "2"}, "no answer, or only errors, for 2 s"),
+        ({"project": False}, {}, "emergent-equivariance` not found"),
+        ({}, {"WANDB_API_KEY": "short"}, "API key must have 40"),
+    ],
+    ids=["wrong key", "broken server", "no project", "no key"],
+)
+def test_what_goes_wrong_is_one_error_with_a_remedy(folder, options, environment, said):
+    with serving(**options) as server:
+        done = emeq_dashboard(folder, address(server), **environment)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: Weights & Biases: the dashboard of tiny was not saved") and said in line
+    assert "--output FILE.json" in line
+    assert "f" * 40 not in line
+
+
+@pytest.mark.slow
+def test_a_dead_server_is_waited_for_a_stated_time(folder):
+    start = time.monotonic()
+    done = emeq_dashboard(folder, "http://127.0.0.1:9")
+    assert time.monotonic() - start < 60
+    assert done.returncode == 1
+    assert "no answer, or only errors, for 15 s" in done.stderr
+
+
+def test_a_study_that_is_not_tracked_has_no_dashboard(folder):
+    (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, "tracking": {"wandb": "disabled"}}))
+    done = emeq_dashboard(folder, "http://127.0.0.1:9")
+    assert done.returncode == 1 and "tracking.wandb = disabled" in done.stderr
+
+
+def test_the_command_line_imports_neither_wandb_nor_its_workspaces():
+    code = (
+        "import sys; from emergent_equivariance.cli import app;"
+        "print([m for m in ('wandb', 'wandb_workspaces', 'emergent_equivariance.tracking') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
