@@ -65,7 +65,7 @@ def test_all_statistics_are_those_of_a_study_without_these_members(diverged):
     by_member = [n for n, v in expected.variables.items() if "member" in v.dims]
     changed = ["missing", *by_member]
     xr.testing.assert_identical(joined.drop_vars(changed), expected.drop_vars(changed))
-    assert (int(joined["missing"]), int(joined["members"])) == (SHARD * len(GONE), len(kept) - len(diverged))
+    assert (joined["missing"].item(), joined["members"].item()) == (SHARD * len(GONE), len(kept) - len(diverged))
     for name, table in tables(expected).items():
         assert tables(joined)[name].equals(table), name
     numbers, few = key_numbers(study, joined), key_numbers(smaller, expected)
