@@ -111,7 +111,7 @@ def assemble(study: Study, arm: Arm, data: TaskData) -> None:
     dims, shape = ("sample", "train", "element"), (tiling.rows, tiling.train, tiling.elements)
     shapes = {name: (dims, shape) for name in NAMES}
     chunks = _chunks(study, arm, tiling, jobs, _inverse(arm, data))
-    attributes = store.provenance(study) | {"config_hash": arm.kernel_key}
+    attributes = store.provenance(study) | study.made_from(study.data_path(arm)) | {"config_hash": arm.kernel_key}
     store.write_chunks(everything, shapes, (*sides, tiling.elements), chunks, study.kernel_path(arm), attributes)
     packed = {study.tiles_path(arm, *job) for job in jobs}
     for path in _folder(study, arm).iterdir():
@@ -218,7 +218,7 @@ def _inverse(arm: Arm, data: TaskData) -> np.ndarray:
 
 
 def _folder(study: Study, arm: Arm) -> Path:
-    return study.root / "kernels" / arm.kernel_key
+    return study.place("kernels", arm.kernel_key)
 
 
 def _tile_path(study: Study, arm: Arm, index: int) -> Path:

@@ -27,6 +27,11 @@ def page(title: str, parts: Iterable[str]) -> str:
     return f"<!DOCTYPE html>\n<html lang='en'><head>{head}</head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
 
 
+def with_source(text: str, checksum: str) -> str:
+    """A page that says which metrics.nc, by its checksum, it was made from."""
+    return text.replace("<title>", f"<meta name='source' content='metrics.nc {checksum}'><title>", 1)
+
+
 def provenance(attributes: Iterable[tuple[str, Any]]) -> list[str]:
     """A section that quotes attributes, each (name, value) once; nothing if none has a value."""
     items = [

@@ -12,11 +12,12 @@ import typer
 from ..devices import use_float64
 from ..errors import StoreError
 from ..inputs import read_data, read_kernels, read_learning_rate
+from ..products import tables
 from ..study import Arm, Study, ensemble_shards, load_study, missing_members
+from ..study.tiling import planned_tiling
 from .common import ArmOption, KeyOption, ResultsOption, StudyArgument, ThreadsOption, app, check_kind, progress, say
 
 if TYPE_CHECKING:
-    import pandas as pd
     import xarray as xr
 
 
@@ -29,7 +30,7 @@ def data(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Pat
     study = load_study(study_file, results)
     arm = study.arm_with("data_key", key)
     task = build_task(arm.settings)
-    store.write(store.task_to_dataset(task), study.data_path(arm), store.provenance(study))
+    store.write(store.task_to_dataset(task), study.data_path(arm), store.provenance(study) | {"data_key": key})
     say(f"data: {len(task.input)} samples, {json.dumps(task.provenance, ensure_ascii=False)}")
 
 
@@ -76,7 +77,7 @@ def learning_rate(
     arm = _granted(study.arm_with("learning_rate_key", key), threads)
     data, kernels = read_data(study, arm), read_kernels(study, arm)
     rates = resolve_learning_rate(arm.settings, data, progress(_counted(arm)), kernels)
-    store.write_text(json.dumps(rates) + "\n", study.learning_rate_path(arm))
+    store.write_text(json.dumps(rates | {"learning_rate_key": key}) + "\n", study.learning_rate_path(arm))
     say(", ".join(f"{name} = {value:.6g}" for name, value in rates.items()))
 
 
@@ -92,11 +93,12 @@ def theory(
     study = load_study(study_file, results)
     check_kind(study, "theory", ensemble=True)
     arm = _granted(study.arm_with("theory_key", key), threads)
+    inputs = study.made_from(*_kernel_inputs(study, arm))
     data, rate, kernels = read_data(study, arm), read_learning_rate(study, arm), read_kernels(study, arm)
     solution = solve(arm.settings, data, rate, progress(_counted(arm)), kernels)
     if warning := solution.attrs.get("warning"):
         say(f"warning: {study.file}: {warning}")
-    store.write(solution, study.theory_path(arm), store.provenance(study) | {"theory_key": key})
+    store.write(solution, study.theory_path(arm), store.provenance(study) | inputs | {"theory_key": key})
     tracking.log_theory(study, arm, solution, data)
 
 
@@ -112,10 +114,11 @@ def measure(
     study = load_study(study_file, results)
     check_kind(study, "measure", ensemble=False)
     chosen = study.arm(arm)
+    inputs = study.made_from(*_kernel_inputs(study, chosen))
     data, kernels = read_data(study, chosen), read_kernels(study, chosen)
     settings = _granted(chosen, threads).settings
     found = get_measure(study.kind).measure(settings, data, kernels=kernels, progress=progress("kernel pairs"))
-    attributes = store.provenance(study, chosen) | {"config_hash": chosen.config_hash}
+    attributes = store.provenance(study, chosen) | inputs | {"config_hash": chosen.config_hash}
     store.write(found, study.measure_path(chosen), attributes)
 
 
@@ -160,10 +163,11 @@ def aggregate(study_file: StudyArgument, arm: ArmOption, results: ResultsOption 
     check_kind(study, "aggregate", ensemble=True)
     chosen = study.arm(arm)
     ranges, missing = ensemble_shards(study, chosen), missing_members(study, chosen)
+    paths = [study.shard_path(chosen, first, last) for first, last in ranges]
+    known_by = [study.data_path(chosen), *([study.theory_path(chosen)] if chosen.settings.has_mean else [])]
+    inputs = study.made_from(*paths, *known_by)
     solution = store.read(study.theory_path(chosen)).load() if chosen.settings.has_mean else None
-    shards = (
-        store.read(study.shard_path(chosen, first, last), config_hash=chosen.config_hash) for first, last in ranges
-    )
+    shards = (store.read(path, config_hash=chosen.config_hash) for path in paths)
     members = chosen.settings.ensemble.members
     known = reference(chosen.settings, read_data(study, chosen), solution)
     ensemble = aggregate_shards(shards, known, chosen.settings, members, missing=missing)
@@ -173,7 +177,7 @@ def aggregate(study_file: StudyArgument, arm: ArmOption, results: ResultsOption 
         say(f"warning: {missing_words(len(missing), members, chosen.path)}; ensembles are formed of the others")
         if dropped:
             say(f"warning: no ensembles of {', '.join(map(str, dropped))} members: {valid} are valid")
-    attributes = store.provenance(study, chosen) | {"config_hash": chosen.ensemble_hash}
+    attributes = store.provenance(study, chosen) | inputs | {"config_hash": chosen.ensemble_hash}
     store.write(ensemble, study.ensemble_path(chosen), attributes)
 
 
@@ -190,13 +194,13 @@ def metrics(study_file: StudyArgument, results: ResultsOption = Path("results"))
         from ..measures import get_measure
 
         join = get_measure(study.kind).join
+    inputs = study.made_from(*(study.result_path(arm) for arm in study.arms))
     joined = join(study, [_read_result(study, arm) for arm in study.arms])
-    for name, table in _tables(study, joined).items():
-        store.write_text(table.to_csv(index=False), study.root / "tables" / f"{name}.csv")
+    for name, table in tables(study, joined).items():
+        store.write_text(table.to_csv(index=False), study.table_path(name))
     # Last: where it is, the tables are, even if the workflow's own record of this job is lost.
-    store.write_netcdf(
-        joined, study.root / "metrics.nc", {**store.provenance(study), "config_hash": study.metrics_hash}
-    )
+    attributes = store.provenance(study) | inputs | {"config_hash": study.metrics_hash}
+    store.write_netcdf(joined, study.metrics_path, attributes)
 
 
 @app.command()
@@ -204,19 +208,20 @@ def figures(study_file: StudyArgument, results: ResultsOption = Path("results"))
     """Draw the pictures and write the key numbers in words."""
     from .. import store, tracking
     from ..figures import ArmStores, draw_all, store_arms
+    from ..pages import with_source
 
     study = load_study(study_file, results)
-    joined = store.read_netcdf(study.root / "metrics.nc")
+    joined = store.read_netcdf(study.metrics_path)
     if joined.attrs.get("config_hash") not in (None, study.metrics_hash):
         raise StoreError(
-            f"{study.root / 'metrics.nc'}: was made by another version of the study.",
+            f"{study.metrics_path}: was made by another version of the study.",
             remedy=f"Run `emeq metrics {study.file}` first.",
         )
     stores: dict[str, ArmStores] = {}
     for arm in store_arms(study):
         solution = store.read(study.theory_path(arm)) if arm.settings.has_mean else None
         stores[arm.path] = ArmStores(store.read(study.data_path(arm)), solution, _read_result(study, arm))
-    drawn = draw_all(study, joined, stores, study.root / "figures")
+    drawn = draw_all(study, joined, stores, study.figures_folder)
     if study.kind == "ensemble":
         from ..report import summary_html
 
@@ -225,9 +230,9 @@ def figures(study_file: StudyArgument, results: ResultsOption = Path("results"))
         from ..measures import get_measure
 
         text = get_measure(study.kind).summary_html(study, joined)
-    store.write_text(text, study.root / "summary.html")
+    store.write_text(with_source(text, joined.attrs.get("checksum", "")), study.summary_path)
     pictures = [path for path in drawn if path.suffix == ".png"]
-    tracking.log_summary(study, joined, _tables(study, joined), pictures, study.root / "metrics.nc")
+    tracking.log_summary(study, joined, tables(study, joined), pictures, study.metrics_path)
 
 
 def _counted(arm: Arm) -> str:
@@ -256,12 +261,7 @@ def _read_result(study: Study, arm: Arm) -> xr.Dataset:
     return result
 
 
-def _tables(study: Study, joined: xr.Dataset) -> dict[str, pd.DataFrame]:
-    if study.kind != "ensemble":
-        from ..measures import get_measure
-
-        return get_measure(study.kind).tables(study, joined)
-    from ..report import key_numbers
-    from ..summary import tables
-
-    return {**tables(joined), "key_numbers": key_numbers(study, joined)}
+def _kernel_inputs(study: Study, arm: Arm) -> list[Path]:
+    """What a solution or a measure is made from."""
+    tiled = planned_tiling(arm.settings) is not None
+    return [study.data_path(arm), *([study.kernel_path(arm)] if tiled else [])]

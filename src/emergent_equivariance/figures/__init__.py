@@ -165,7 +165,7 @@ def draw_all(study: Study, metrics: xr.Dataset, stores: Mapping[str, ArmStores],
     for name in names:
         picture = FIGURES[name]
         figure = picture.draw(metrics) if picture.needs == "metrics" else picture.draw(study, stores)
-        save(figure, folder / name)
+        save(figure, folder / name, f"metrics.nc {metrics.attrs.get('checksum', '')}")
     for name in set(FIGURES) - set(names):
         for suffix in ("svg", "png"):
             (folder / f"{name}.{suffix}").unlink(missing_ok=True)
@@ -176,8 +176,8 @@ def draw_all(study: Study, metrics: xr.Dataset, stores: Mapping[str, ArmStores],
 _METADATA: dict[str, dict[str, None]] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
 
 
-def save(figure: Figure, stem: Path) -> None:
-    """Write STEM.svg and STEM.png, each at once, without dates or versions in them.
+def save(figure: Figure, stem: Path, source: str) -> None:
+    """Write STEM.svg and STEM.png, each at once, without dates or versions in them, and with what they are drawn from.
 
     Raises StoreError if the disk is full or not writable.
     """
@@ -185,4 +185,4 @@ def save(figure: Figure, stem: Path) -> None:
 
     for suffix, metadata in _METADATA.items():
         with style(), atomic_path(stem.with_name(f"{stem.name}.{suffix}")) as temporary:
-            figure.savefig(temporary, format=suffix, metadata=metadata)
+            figure.savefig(temporary, format=suffix, metadata={**metadata, "Source": source})

@@ -69,6 +69,20 @@ class Study:
         return self.place("metrics.nc")
 
     @property
+    def summary_path(self) -> Path:
+        """The key numbers in words."""
+        return self.place("summary.html")
+
+    @property
+    def figures_folder(self) -> Path:
+        """Pictures."""
+        return self.place("figures")
+
+    def table_path(self, name: str) -> Path:
+        """A plain table of the metrics."""
+        return self.place("tables", f"{name}.csv")
+
+    @property
     def metrics_hash(self) -> str:
         """Hash metrics.nc carries: of what all arms' parts of it depend on."""
         return fingerprint([arm.join_fields for arm in self.arms])
@@ -181,6 +195,10 @@ class Study:
     def checkpoint_path(self, arm: Arm, first: int, last: int) -> Path:
         """Where the training of that shard stands, until it is written; no file that the workflow declares."""
         return self.place("members", arm.path, f".members-{first:06d}-{last:06d}.checkpoint.zarr.zip")
+
+    def lease_path(self, arm: Arm, first: int, last: int) -> Path:
+        """Folder that says who trains that shard now; see lease."""
+        return self.root / "members" / arm.path / f".members-{first:06d}-{last:06d}.lease"
 
     def ensemble_path(self, arm: Arm) -> Path:
         """Ensemble store of an arm."""
