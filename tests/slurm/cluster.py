@@ -234,12 +234,12 @@ class Cluster:
     ) -> subprocess.CompletedProcess:
         """Run a command on the cluster's login host."""
         return subprocess.run(
-            self._inside(command), cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, errors="replace"
+            self._inside(command, cwd), env=env, capture_output=True, text=True, timeout=timeout, errors="replace"
         )
 
-    def popen(self, *command: str, **more: object) -> subprocess.Popen:
+    def popen(self, *command: str, cwd: Path | None = None, **more: object) -> subprocess.Popen:
         """Start a command on the cluster's login host."""
-        return subprocess.Popen(self._inside(command), **more)
+        return subprocess.Popen(self._inside(command, cwd), **more)
 
     def succeeds(self, *command: str) -> bool:
         """Whether a command on the login host succeeds."""
@@ -305,9 +305,10 @@ class Cluster:
         names = ("JobID", "State", "Partition", "NodeList", "Comment", "RestartCnt", "tres-per-job")
         return ",".join(f"{name}:\x1f" if name != names[-1] else f"{name}:40" for name in names)
 
-    def _inside(self, command: Sequence[str]) -> list[str]:
-        """The command that runs another one in the cluster's namespaces."""
-        return ["nsenter", "--target", str(self._first_process()), "--mount", "--uts", "--net", "--pid", *command]
+    def _inside(self, command: Sequence[str], cwd: Path | None = None) -> list[str]:
+        """The command that runs another one in the cluster's namespaces, in a folder (default: that of this process)."""
+        where = ["--target", str(self._first_process()), f"--wdns={cwd or Path.cwd()}"]
+        return ["nsenter", *where, "--mount", "--uts", "--net", "--pid", *command]
 
     def _first_process(self) -> int:
         """Process id of the cluster's init, the child of unshare."""
