@@ -306,7 +306,7 @@ class Cluster:
         return ",".join(f"{name}:\x1f" if name != names[-1] else f"{name}:40" for name in names)
 
     def _inside(self, command: Sequence[str], cwd: Path | None = None) -> list[str]:
-        """The command that runs another one in the cluster's namespaces, in a folder (default: that of this process)."""
+        """The command that runs another one in the cluster's namespaces, in a folder (default: this process's)."""
         where = ["--target", str(self._first_process()), f"--wdns={cwd or Path.cwd()}"]
         return ["nsenter", *where, "--mount", "--uts", "--net", "--pid", *command]
 

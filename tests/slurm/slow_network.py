@@ -1,21 +1,32 @@
 """A network whose every forward pass takes a while, asleep: shards that last, on a busy machine as on a quiet one."""
 
 import os
-import signal
 import time
 from math import prod
+from pathlib import Path
 
 from torch import nn
 
+#: Forward passes of a process after which it gets stuck, where it is to.
+BEFORE = 1300
+
 
 class Slow(nn.Sequential):
-    """Waits as many seconds as EMEQ_TEST_PAUSE says, then computes. With EMEQ_TEST_DEAF no signal is listened to."""
+    """Waits as many seconds as EMEQ_TEST_PAUSE says, then computes.
+
+    For every file in the folder EMEQ_TEST_STUCK one process takes it away and gets stuck for ever, as where a disk
+    does not answer.
+    """
+
+    passes = 0
 
     def forward(self, x):
         time.sleep(float(os.environ.get("EMEQ_TEST_PAUSE", "0")))
-        if "EMEQ_TEST_DEAF" in os.environ:
-            for number in (signal.SIGTERM, signal.SIGUSR1):
-                signal.signal(number, signal.SIG_IGN)
+        Slow.passes += 1
+        if Slow.passes == BEFORE and "EMEQ_TEST_STUCK" in os.environ:
+            for ticket in Path(os.environ["EMEQ_TEST_STUCK"]).iterdir():
+                ticket.unlink()
+                time.sleep(3600)
         return super().forward(x)
 
 
