@@ -10,12 +10,13 @@ import getpass
 import math
 import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .errors import UserError
 
-__all__ = ["ClusterError", "Offer", "Partition", "check", "offered"]
+__all__ = ["ClusterError", "Misfit", "Offer", "Partition", "check", "offered"]
 
 #: Seconds that an answer may take.
 PATIENCE = 20.0
@@ -66,8 +67,8 @@ class Offer:
     unknown: Sequence[str] = ()
 
 
-def offered(ask: Ask | None = None) -> Offer:
-    """Ask SLURM what there is."""
+def offered(accounts: bool = True, ask: Ask | None = None) -> Offer:
+    """Ask SLURM what there is; for the accounts of the user only where ``accounts`` says so."""
     ask = ask or _ask
     unknown: list[str] = []
 
@@ -85,9 +86,9 @@ def offered(ask: Ask | None = None) -> Offer:
         limits = answer("the memory that partitions allow is", "scontrol", "show", "partition", "-o")
         _limit_memory(partitions, [row[0] for row in limits])
     user = f"user={getpass.getuser()}"
-    rows = answer("the account is", "sacctmgr", "-n", "-P", "show", "assoc", user, "format=account")
-    accounts = frozenset(row[0].strip().lower() for row in rows)
-    return Offer(partitions or None, accounts or None, unknown)
+    question = "sacctmgr", "-n", "-P", "show", "assoc", user, "format=account"
+    rows = answer("the account is", *question) if accounts else []
+    return Offer(partitions or None, frozenset(row[0].strip().lower() for row in rows) or None, unknown)
 
 
 def _ask(command: Sequence[str]) -> str:
@@ -129,65 +130,85 @@ def _minutes(text: str) -> float:
     return 1440 * days + 60 * hours + minutes + seconds / 60
 
 
-def check(offer: Offer, resources: Mapping[str, int | str], threads: int) -> str | None:
-    """What a job asks for and the cluster does not have; None where all is well, or nothing is known.
+class Misfit(NamedTuple):
+    """What a job asks for and the cluster does not have.
+
+    Attributes:
+      key: of the cluster file (settings.cluster).
+      value: what is asked for.
+      said: what there is.
+      remedy: what to do about it.
+    """
+
+    key: str
+    value: str
+    said: str
+    remedy: str
+
+
+def check(offer: Offer, resources: Mapping[str, int | str], threads: int) -> Misfit | None:
+    """The first thing that a job asks for and the cluster does not have; None where there is none, or none is known.
 
     Args:
       offer: what there is.
       resources: what the job asks for, by the names of Snakemake's SLURM executor.
       threads: its CPUs.
-
-    Returns: which resource, its value, and what there is: ``resource = value: …``.
     """
     account = resources.get("slurm_account")
     if account is not None and offer.accounts is not None:
         for one in re.split(r"[,\s]+", str(account)):
             if one.lower() not in offer.accounts:
-                return f"account = {one}: not one of yours, which are {_list(offer.accounts)}"
+                said = f"not one of your accounts, which are {_list(offer.accounts)}"
+                return Misfit("account", one, said, "Name one of these.")
     if offer.partitions is None:
         return None
     names = resources.get("slurm_partition")
     if names is None:
         chosen = [part for part in offer.partitions.values() if part.default]
     else:
-        wanted = str(names).split(",")
-        if unknown := [name for name in wanted if name not in offer.partitions]:
-            return f"partition = {unknown[0]}: there is none; those there are: {_list(offer.partitions)}"
-        chosen = [offer.partitions[name] for name in wanted]
+        for name in str(names).split(","):
+            if name not in offer.partitions:
+                said = f"there is no such partition; the cluster has {_list(offer.partitions)}"
+                return Misfit("partition", name, said, "Name one of these.")
+        chosen = [offer.partitions[name] for name in str(names).split(",")]
     problems = [_misfit(part, resources, threads) for part in chosen]
     return None if None in problems else next(iter(problems), None)
 
 
-def _misfit(part: Partition, resources: Mapping[str, int | str], threads: int) -> str | None:
+def _misfit(part: Partition, resources: Mapping[str, int | str], threads: int) -> Misfit | None:
     where = f"partition {part.name}"
     minutes, memory = int(resources.get("runtime", 0)), int(resources.get("mem_mb", 0))
     if minutes > part.minutes:
-        return f"minutes = {minutes}: {where} allows {part.minutes:g}"
+        remedy = f"Set max_minutes to {math.floor(part.minutes)} or less, or name another partition."
+        return Misfit("minutes", f"{minutes}", f"{where} allows {part.minutes:g}", remedy)
     if memory > part.memory:
-        return f"memory = {memory} MB: no node of {where} gives a job more than {part.memory:g} MB"
+        said = f"no node of {where} gives a job more than {part.memory:g} MB"
+        remedy = f"Set max_memory to {math.floor(part.memory / 100) / 10:g} or less, or name another partition."
+        return Misfit("memory", f"{memory} MB", said, remedy)
     if threads > part.cpus:
-        return f"threads = {threads}: no node of {where} has more than {part.cpus} CPUs"
+        said, remedy = f"no node of {where} has more than {part.cpus}", "Lower execution.threads or kernel_threads."
+        return Misfit("CPUs", f"{threads}", said, remedy)
     kind, count = _gpus(resources)
     if count == 0:
         return None
+    typed = [name for name in part.gpus if name]
     if not part.gpus:
-        return f"gpu: no node of {where} has any"
+        return Misfit("gpu.partition", part.name, "no node of it has GPUs", "Name a partition that has.")
     if kind and kind not in part.gpus:
-        typed = [name for name in part.gpus if name]
-        return f"gpu.type = {kind}: no node of {where} has such GPUs; " + (
-            f"the types there are: {_list(typed)}" if typed else "its GPUs have no types"
-        )
+        said = f"no node of {where} has such GPUs; " + (f"it has {_list(typed)}" if typed else "its GPUs have no types")
+        return Misfit("gpu.type", kind, said, "Name one of these." if typed else "Leave gpu.type out.")
     most = part.gpus[kind] if kind else sum(part.gpus.values())
-    return f"gpus = {count}: no node of {where} has more than {most}" if count > most else None
+    said = f"no node of {where} has more than {most}"
+    return Misfit("gpu", f"{count}", said, "Ask for one.") if count > most else None
 
 
 def _gpus(resources: Mapping[str, int | str]) -> tuple[str, int]:
     """Type and number of the GPUs that a job asks for."""
     if found := re.fullmatch(r"gpu(?::([^:]*[^:\d][^:]*))?(?::(\d+))?", str(resources.get("gres", ""))):
         return found[1] or "", int(found[2] or 1)
-    kind = str(resources.get("gpu_model", "") or "")
-    return kind, int(resources.get("gpu", 1 if kind else 0) or 0)
+    kind = str(resources.get("gpu_model") or "")
+    return kind, int(resources.get("gpu") or bool(kind))
 
 
-def _list(names: object) -> str:
-    return ", ".join(sorted(names))  # type: ignore[call-overload]
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

@@ -10,7 +10,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from emergent_equivariance import controller
+from emergent_equivariance import controller, slurm
 from emergent_equivariance.errors import UserError
 from emergent_equivariance.figures import FIGURES as PICTURES
 from emergent_equivariance.figures import figure_names, store_arms
@@ -28,6 +28,7 @@ from emergent_equivariance.study.cluster import (
     resource_names,
 )
 from emergent_equivariance.study.resources import Demands
+from emergent_equivariance.study.submission import Asked, check_jobs
 from emergent_equivariance.study.tiling import planned_tiling
 
 
@@ -56,7 +57,8 @@ try:
     if workflow.is_main_process:
         STUDY.check_existing()
     FIGURES = figure_names(STUDY)
-    CLUSTER = read_cluster(find_cluster(Path(workflow.basedir), os.environ))
+    CLUSTER_FILE = find_cluster(Path(workflow.basedir), os.environ)
+    CLUSTER = read_cluster(CLUSTER_FILE)
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -118,8 +120,12 @@ def study_products():
     ]
 
 
+ARM_OF = {}  # rule: its wildcards → the arm that a job works for
+
+
 def needed(rule, arm_of=lambda wildcards: None):
     """Resources of a rule whose jobs work for one arm each, or for all: functions of the wildcards and the attempt."""
+    ARM_OF[rule] = arm_of
 
     def resource(name):
         return lambda wildcards, attempt: request(
@@ -266,6 +272,8 @@ def begin():
         for arm in (ARMS[job.wildcards.arm] for job in jobs):
             if not STUDY.needed_shards(arm):
                 ensemble_shards(STUDY, arm)
+        if workflow.non_local_exec:
+            check_cluster()
         HELD.append(controller.acquire(STUDY))
     except UserError as error:
         raise WorkflowError(str(error))
@@ -273,6 +281,27 @@ def begin():
         logger.warning(
             f"warning: the file system of {ROOT} has no locks: see to it that no other Snakemake works on it meanwhile"
         )
+
+
+def check_cluster():
+    """Refuse jobs that the cluster cannot run, before any is submitted."""
+    asked = []
+    for job in workflow.dag.needrun_jobs():
+        if job.rule.name in ARM_OF and not job.is_local:
+            arm = ARM_OF[job.rule.name](job.wildcards)
+            need = DEMANDS.of(job.rule.name, arm)
+            asked.append(
+                Asked(
+                    job.rule.name, arm, need, dict(job.resources.items()), job.threads
+                )
+            )
+    offer = None
+    if workflow.executor_plugin.name == "slurm":
+        offer = slurm.offered(any("slurm_account" in job.resources for job in asked))
+        for line in offer.unknown:
+            logger.warning(f"warning: {line}")
+    runs = 1 + workflow.execution_settings.retries
+    check_jobs(CLUSTER, CLUSTER_FILE, asked, offer, runs)
 
 
 def tell_missing():

@@ -84,7 +84,7 @@ def recorded_values(settings: Settings) -> int | None:
 
 
 #: Seconds of one core per number recorded of an ensemble (a subset of the members) that is evaluated.
-EVALUATING = 4e-8
+EVALUATING = 1.5e-7
 
 
 def ensemble_sizes(settings: Settings) -> set[int]:
