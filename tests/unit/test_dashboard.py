@@ -4,14 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
+from graphql_server import serving
 from synthetic_results import classification_study, make_metrics, make_study
 
 from emergent_equivariance.report import key_numbers
@@ -137,56 +135,23 @@ def test_studies_of_kernels_have_tables_and_pictures():
 # ------------------------------------------------------------------------------------------------- a server
 
 
-class Server(ThreadingHTTPServer):
-    """Answers what wandb-workspaces asks; ``refuse`` is an HTTP status instead of answers."""
+class Views:
+    """The saved views of one project; ``project`` is whether it exists."""
 
-    daemon_threads = True
+    def __init__(self, project=True):
+        self.project, self.saved = project, {}
 
-    def __init__(self, refuse=None, project=True):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.refuse, self.project, self.views, self.operations = refuse, project, {}, []
-
-    def answer(self, operation, variables):
+    def __call__(self, operation, variables):
         if operation == "View":
-            view = self.views.get(variables["viewName"])
+            view = self.saved.get(variables["viewName"])
             edges = [{"node": view}] if view else []
             return {"project": {"allViews": {"edges": edges}} if self.project else None}
-        if operation == "UpsertView2":
-            new = {"id": f"id-{variables['name']}", "spec": variables["spec"], "displayName": variables["displayName"]}
-            if variables["name"] in self.views:  # which a server changes only where its id is given
-                assert variables["id"] == self.views[variables["name"]]["id"]
-            self.views[variables["name"]] = new
-            return {"upsertView": {"view": {"id": new["id"], "name": variables["name"]}, "inserted": True}}
-        user = {"id": "u", "entity": "me", "username": "me", "email": "", "flags": "{}", "teams": {"edges": []}}
-        return {"viewer": user}
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *arguments):
-        pass
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        operation = body["query"].split("(")[0].split("{")[0].split()[-1]
-        self.server.operations.append(operation)
-        text = b"{}"
-        if self.server.refuse is None:
-            text = json.dumps({"data": self.server.answer(operation, body.get("variables") or {})}).encode()
-        self.send_response(self.server.refuse or 200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-
-@contextmanager
-def serving(**options):
-    with Server(**options) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield server
-        server.shutdown()
+        assert operation == "UpsertView2"
+        name = variables["name"]
+        if name in self.saved:  # which a server changes only where its id is given
+            assert variables["id"] == self.saved[name]["id"]
+        self.saved[name] = {"id": f"id-{name}", "spec": variables["spec"], "displayName": variables["displayName"]}
+        return {"upsertView": {"view": {"id": f"id-{name}", "name": name}, "inserted": True}}
 
 
 def emeq_dashboard(folder, url, **environment):
@@ -202,17 +167,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def address(server):
-    return f"http://127.0.0.1:{server.server_port}"
-
-
 def test_it_is_saved_to_the_project_and_saved_again_in_its_place(folder):
-    with serving() as server:
+    views = Views()
+    with serving(views) as server:
         for _ in range(2):
-            done = emeq_dashboard(folder, address(server))
+            done = emeq_dashboard(folder, server.url)
             assert (done.returncode, done.stderr) == (0, "")
-            ((name, view),) = server.views.items()
-            assert done.stdout == f"{address(server)}/me/emergent-equivariance?nw={name[3:-2]}\n"
+            ((name, view),) = views.saved.items()
+            assert done.stdout == f"{server.url}/me/emergent-equivariance?nw={name[3:-2]}\n"
     content = json.loads(specification(load_study(folder / "study.yaml")))
     assert (name, json.loads(view["spec"])) == (content["name"], content["spec"])
     assert server.operations.count("UpsertView2") == 2
@@ -220,18 +182,18 @@ def test_it_is_saved_to_the_project_and_saved_again_in_its_place(folder):
 
 
 @pytest.mark.parametrize(
-    ("options", "environment", "said"),
+    ("refuse", "project", "environment", "said"),
     [
-        ({"refuse": 401}, {}, "error 401"),
-        ({"refuse": 500}, {"WANDB_HTTP_TIMEOUT": "2"}, "no answer, or only errors, for 2 s"),
-        ({"project": False}, {}, "emergent-equivariance` not found"),
-        ({}, {"WANDB_API_KEY": "short"}, "API key must have 40"),
+        (401, True, {}, "error 401"),
+        (500, True, {"WANDB_HTTP_TIMEOUT": "2"}, "no answer, or only errors, for 2 s"),
+        (None, False, {}, "emergent-equivariance` not found"),
+        (None, True, {"WANDB_API_KEY": "short"}, "API key must have 40"),
     ],
     ids=["wrong key", "broken server", "no project", "no key"],
 )
-def test_what_goes_wrong_is_one_error_with_a_remedy(folder, options, environment, said):
-    with serving(**options) as server:
-        done = emeq_dashboard(folder, address(server), **environment)
+def test_what_goes_wrong_is_one_error_with_a_remedy(folder, refuse, project, environment, said):
+    with serving(Views(project), refuse) as server:
+        done = emeq_dashboard(folder, server.url, **environment)
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
