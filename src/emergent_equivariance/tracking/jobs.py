@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import curves
-from .runs import run
+from .runs import log_artifacts_by_relative_paths, run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,13 @@ def log_theory(study: Study, arm: Arm, solution: xr.Dataset, data: TaskData) -> 
     sharing = [other for other in study.arms if other.theory_key == key]
     common = {k: v for k, v in arm.labels.items() if all(other.labels.get(k) == v for other in sharing)}
     fields = curves.without_folders(arm.theory_fields)
-    config = {**fields, "arms": [other.path for other in sharing], "labels": common, "ensemble_size": size}
+    config = {
+        **fields,
+        "arm": f"theory {'/'.join(f'{k}~{v}' for k, v in common.items()) or key}",
+        "arms": [other.path for other in sharing],
+        "labels": common,
+        "ensemble_size": size,
+    }
     with run(study, "theory", f"theory/{key}", [key], config, _tags(common)) as active:
         if active is not None:
             _log(active, rows, settings.training.unit)
@@ -86,13 +92,15 @@ def log_summary(
     values = curves.key_values(study, joined, numbers)
     if lost := curves.failures(joined):
         tables = {**tables, "failures": pd.DataFrame(lost)}
-    config = {"study": study.name, "kind": study.kind, "arms": curves.arm_keys(study)}
-    identity = sorted([arm.path, arm.result_hash] for arm in study.arms)
+    counted = {row["arm"]: row for row in lost}
+    config = {"study": study.name, "kind": study.kind, "arm": "summary", "arms": curves.arm_keys(study)}
+    identity = [[arm.path, arm.result_hash, counted.get(arm.path)] for arm in study.arms]
     with run(study, "summary", study.name, identity, config) as active:
         if active is None:
             return
         import wandb
 
+        log_artifacts_by_relative_paths(active, study.root / "tracking")
         _log(active, by_members, curves.MEMBER_COUNT, (curves.BY_MEMBERS, curves.PREDICTED), start=0)
         _log(active, by_width, curves.WIDTH, (curves.BY_WIDTH,), start=len(by_members))
         media: dict[str, Any] = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,3 +70,24 @@ def recorded(path: Path) -> Recorded:
         rows += kind == "history"
         finished |= kind == "exit"
     return Recorded(job, name, rows, finished)
+
+
+#: Beginnings of errors in wandb's log after which it tries again, or does without.
+HARMLESS = ("api: HTTP error", "featurechecker:")
+
+
+def lost(log: Path, run: str) -> str:
+    """What wandb's log says of data of a run that the server did not take; empty if it took all.
+
+    wandb tells nobody else: it ends such a run, and ``wandb sync`` marks it, as if all were sent.
+    """
+    found = ""
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else ():
+        entry = {}
+        with suppress(ValueError):  # the last line of a killed process
+            entry = json.loads(line)
+        said = str(entry.get("msg", ""))
+        ours = run in entry.get("sync_path", run)
+        if ours and entry.get("level", "").startswith("ERROR") and not said.startswith(HARMLESS):
+            found = said
+    return found

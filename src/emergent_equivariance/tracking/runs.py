@@ -13,12 +13,12 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ..study import Study, fingerprint
-from .reading import recorded
+from .reading import lost, recorded
 
 #: Seconds that each answer of a server, and wandb's own background process, is waited for.
 TIMEOUT = 30
@@ -75,7 +75,7 @@ def run(
     if active is None:
         yield None
         return
-    place, online, finished = Path(active.dir).parent, not active.offline, False
+    place, online, finished = _place(folder, active), not active.offline, False
     unsent = f"what was not sent lies in {place} ({send_later(study)})"
     try:
         with _warning(unsent, marker=folder / MARKER):
@@ -116,24 +116,55 @@ def _start(study: Study, folder: Path, **options: Any) -> Any:
         raise PermissionError(f"{folder} is not writable")
     if shutil.disk_usage(folder).free < MINIMUM_SPACE:  # where wandb would lose rows without a word
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-    options |= {"settings": _settings(), "dir": str(folder)}
+    options |= {"settings": _settings(), "dir": str(folder.absolute())}
     if study.tracking.wandb != "online":
         return wandb.init(mode="offline", **options)
     marker = folder / MARKER
     reason = _unreachable(marker)
     if not reason:
         try:
-            return wandb.init(mode="online", resume="allow", **options)
+            with chdir(folder):  # what wandb's background process reads files relative to
+                return wandb.init(mode="online", resume="allow", **options)
         except _failures() as error:
             reason = _line(error)
             marker.write_text(reason + "\n")
             _stop()  # the failed run would keep the id
+            _remove_empty(folder, options["id"])
     active = wandb.init(mode="offline", **options)
     _warn(
-        f"not online ({reason}); this job is recorded offline in {Path(active.dir).parent} ({send_later(study)}); the "
+        f"not online ({reason}); this job is recorded offline in {_place(folder, active)} ({send_later(study)}); the "
         f"study's jobs try the server again {PAUSE // 60} minutes after the failure, or once {marker} is deleted"
     )
     return active
+
+
+def _remove_empty(folder: Path, identity: str) -> None:
+    """Remove what attempts to start a run online left of it."""
+    for file in folder.glob(f"wandb/run-*-{identity}/run-*.wandb"):
+        if not recorded(file).rows:
+            tidy(file.parent)
+            shutil.rmtree(file.parent, ignore_errors=True)
+
+
+def _place(folder: Path, active: Any) -> Path:
+    """The folder of a run."""
+    return folder / "wandb" / Path(active.dir).parent.name
+
+
+def log_artifacts_by_relative_paths(active: Any, folder: Path) -> None:
+    """Make a run name the files of its artifacts relative to ``folder``: wandb sends these names to the server.
+
+    It holds for the artifacts that wandb makes of tables, too. The folder may be moved before it is sent.
+    """
+    original = active.log_artifact
+
+    def log_artifact(artifact: Any, *arguments: Any, **options: Any) -> Any:
+        for entry in artifact.manifest.entries.values():
+            if entry.local_path is not None:
+                entry.local_path = os.path.relpath(entry.local_path, folder)
+        return original(artifact, *arguments, **options)
+
+    active.log_artifact = log_artifact
 
 
 def _settings() -> Any:
@@ -167,25 +198,25 @@ def _settings() -> Any:
 def _settle(place: Path, online: bool) -> None:
     """Check that a finished run is whole, mark what was sent, and remove wandb's logs, which name this machine.
 
-    Raises OSError where the copy on disk is cut off.
+    Raises OSError where the copy on disk is cut off, ConnectionError where the server did not take all of it.
     """
     (file,) = place.glob("run-*.wandb")
+    refused = lost(place / "logs" / "debug-internal.log", file.stem) if online else ""
+    tidy(place)
     if not recorded(file).finished:
         raise OSError(errno.EIO, "the copy on disk is cut off; is the disk full?", str(file))
+    if refused:
+        raise ConnectionError(refused)
     if online:
         file.with_suffix(SENT).touch()
-    tidy(place)
 
 
 def tidy(place: Path) -> None:
-    """Remove wandb's logs of a run, and the folders that are empty."""
+    """Remove wandb's logs of a run."""
     with suppress(FileNotFoundError):
         (place / "logs" / "debug-core.log").readlink().unlink(missing_ok=True)
-    shutil.rmtree(place / "logs", ignore_errors=True)
-    for folder in sorted(place.rglob("*"), reverse=True):
-        if folder.is_dir():
-            with suppress(OSError):
-                folder.rmdir()
+    for folder in ("logs", "tmp"):
+        shutil.rmtree(place / folder, ignore_errors=True)
 
 
 def _stop() -> None:
