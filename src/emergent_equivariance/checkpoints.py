@@ -19,6 +19,7 @@ import xarray as xr
 from . import store
 from .errors import Interrupted, StoreError
 from .interruption import Interruption
+from .lease import Lease
 from .time_limit import TimeLimit
 from .training import Choice, Position, Problem, ShardResult
 
@@ -58,6 +59,7 @@ class Checkpoints:
       interruption: asked at every pause whether to stop.
       say: told whether training goes on from a checkpoint, or why one is not used.
       limit: when this job has to be over, if that is known.
+      lease: held while the shard is trained; without one nothing else may train it.
 
     Attributes:
       machines: type of the machine of every run that contributed, this one last.
@@ -75,6 +77,7 @@ class Checkpoints:
         interruption: Interruption,
         say: Callable[[str], None],
         limit: TimeLimit | None = None,
+        lease: Lease | None = None,
     ) -> None:
         self.path, self.identity, self.period = path, dict(identity), period
         self.machines = [machine]
@@ -82,16 +85,12 @@ class Checkpoints:
         self._interruption, self._say = interruption, say
         self._start = time.monotonic()
         self._due = self._start + period
-        self._limit, self._expected = limit, 0.0
+        self._limit, self._lease, self._expected = limit, lease, 0.0
         self._halfway: float | None = None
         self._paused, self._longest = self._start, 0.0
 
     def load(self) -> Position | None:
-        """Where to go on, None from the beginning: no checkpoint, or one that cannot be used, of which ``say`` is told.
-
-        Files that a killed run left half-written are removed.
-        """
-        store.remove_unfinished(self.path)
+        """Where to go on; None from the beginning: no checkpoint, or one that cannot be used, as ``say`` is told."""
         if not self.path.exists():
             return None
         first, last = self.identity["members"]
@@ -128,10 +127,12 @@ class Checkpoints:
     def pause(self, position: Callable[[], Position]) -> None:
         """Write a checkpoint if it is time to, or if training is to stop; see training.Pause.
 
-        Raises Interrupted after the checkpoint where a signal asked to stop or the time limit is near, StoreError if
-        it cannot be written.
+        Raises Interrupted after the checkpoint where a signal asked to stop or the time limit is near, Superseded where
+        another job has taken over, StoreError if it cannot be written.
         """
         self._interruption.defer()
+        if self._lease is not None and self._lease.lost:
+            self._lease.confirm()
         late = self._limit is not None and self._is_near(self._limit, position)
         asked = self._interruption.reason(late) or (late and self._limit and f"time limit ({self._limit.name})")
         if asked or time.monotonic() >= self._due:
@@ -171,13 +172,18 @@ class Checkpoints:
             "format": store.FORMAT,
         }
         try:
-            store.write(_dataset(position), self.path, attributes)
+            store.write(_dataset(position), self.path, attributes, self.confirm)
         except StoreError as error:
             kept = "The last good checkpoint stays" if self.path.exists() else "No checkpoint was written before"
             raise StoreError(f"{error.message} {kept}.", remedy=error.remedy) from None
         took = time.monotonic() - start
         self.written, self.writing, self._expected = self.written + 1, self.writing + took, took
         self._due = time.monotonic() + max(self.period, SPACING * took)
+
+    def confirm(self) -> None:
+        """Raise Superseded where another job has taken over; see lease."""
+        if self._lease is not None:
+            self._lease.confirm()
 
     def attributes(self) -> dict[str, Any]:
         """What the shard says of its interruptions: nothing if there was none."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 #: Exit code of a job that stopped because it was asked to and goes on when it is run again (EX_TEMPFAIL of sysexits.h).
 INTERRUPTED = 75
 
@@ -37,3 +40,21 @@ class TrackingError(UserError):
 
 class Interrupted(Exception):
     """A job stopped because it was asked to, and goes on when it is run again; the message is for the user."""
+
+
+class Superseded(Interrupted):
+    """Another job does the work of this one, which was taken for dead."""
+
+
+def write_error(path: Path, error: OSError) -> StoreError:
+    """What a file system that refuses to write means for the user."""
+    reasons = {
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "your disk quota is used up",
+        errno.EROFS: "the disk is read-only",
+    }
+    reason = reasons.get(error.errno or 0, error.strerror or str(error))
+    return StoreError(
+        f"{path}: cannot be written: {reason}. Nothing already computed is lost.",
+        remedy="Make room or choose another results folder, then run the same command again.",
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 from .errors import INTERRUPTED
@@ -38,10 +39,12 @@ class Interruption:
 
     Attributes:
       received: name of the signal that was noted, or None.
+      cleanup: called before the process is ended at once.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self.cleanup: Callable[[], None] = lambda: None
         self._deferring = self._finished = False
         self._since = 0.0
         self._before: list[object] = []
@@ -87,6 +90,7 @@ class Interruption:
         if self._deferring and self.received is None:
             self.received, self._since = name, now
         elif not self._deferring or now - self._since > SAME_REQUEST:
+            self.cleanup()
             _leave(name)
 
 

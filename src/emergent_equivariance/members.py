@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import devices
-from .errors import StoreError, StudyError
+from .errors import StoreError, StudyError, Superseded
 from .inputs import read_data, read_learning_rate
 from .interruption import Interruption
+from .lease import CLOCK_TOLERANCE, Lease
 from .study import Arm, Probe, Study, header, read_probe
 from .study.work import training_seconds
 from .time_limit import TimeLimit, time_limit
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from .tasks.base import TaskData
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
@@ -65,58 +75,141 @@ def train(
             remedy="It is not overwritten: rename the study, or delete the file.",
         )
     with Interruption() as interruption:
-        _train(study, arm, range(first, last + 1), interruption, time_limit(minutes), say, progress)
+        shard = _Shard(study, arm, range(first, last + 1), interruption, time_limit(minutes), say)
+        if shard.is_trained() and not shard.checkpoint.exists():
+            return
+        with Lease(study.lease_path(arm, first, last), shard.name, say) as lease:
+            interruption.cleanup = lease.release
+            try:
+                trained = shard.train(lease, progress)
+            except Superseded:
+                if shard.is_trained():
+                    return
+                raise
+        if trained is not None:
+            from . import tracking
+
+            tracking.log_shard(study, arm, *trained)
 
 
-def _train(
-    study: Study,
-    arm: Arm,
-    members: range,
-    interruption: Interruption,
-    limit: TimeLimit | None,
-    say: Say,
-    progress: Progress,
-) -> None:
-    data, rate, probed = read_data(study, arm), read_learning_rate(study, arm), _read_probe(study, arm)
-    _use_device(arm, probed, say)
-    _prepare(study, arm, say)
-    from . import store, tracking
-    from .checkpoints import Checkpoints, identity
-    from .training import build_problem, get_engine, train_shard
+@dataclass(frozen=True)
+class _Shard:
+    """A shard that this process is to train.
 
-    path = study.shard_path(arm, members[0], members[-1])
-    problem, choice = build_problem(arm.settings, data, rate), probed.choice
-    engine = get_engine(choice.engine)
-    if probed.device != "cpu" and engine.device() == "cpu":
-        raise StudyError(
-            f"{study.probe_path(arm)}: {choice} was chosen on {probed.device}, and {choice.engine} finds no GPU here.",
-            remedy="Train where there is one, or delete this file and run again to have it measured here; nothing that "
-            "is trained is lost.",
+    Attributes:
+      study, arm: what it belongs to.
+      members: its members.
+      interruption: asked whether to stop.
+      limit: when this job has to be over, if that is known.
+      say: told how it goes.
+    """
+
+    study: Study
+    arm: Arm
+    members: range
+    interruption: Interruption
+    limit: TimeLimit | None
+    say: Say
+
+    @property
+    def name(self) -> str:
+        return f"members {self.members[0]} to {self.members[-1]}"
+
+    @property
+    def path(self) -> Path:
+        return self.study.shard_path(self.arm, self.members[0], self.members[-1])
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.study.checkpoint_path(self.arm, self.members[0], self.members[-1])
+
+    def is_trained(self) -> bool:
+        """Whether the shard is there, whole, and of these settings; says so."""
+        if not self.path.exists():
+            return False
+        from . import store
+
+        try:
+            store.read(self.path, config_hash=self.arm.config_hash)
+        except StoreError as error:
+            self.say(f"warning: {error.message} It is trained again.")
+            return False
+        self.say(f"{self.path}: is there, and nothing is trained. Delete it to have it trained again.")
+        return True
+
+    def train(self, lease: Lease, progress: Progress) -> tuple[xr.Dataset, TaskData] | None:
+        """Train the shard and write it, unless another job has done so meanwhile; → the shard and its data."""
+        study, arm = self.study, self.arm
+        inputs = study.made_from(study.data_path(arm))
+        data, rate, probed = read_data(study, arm), read_learning_rate(study, arm), _read_probe(study, arm)
+        if not self._begin(lease):
+            return None
+        _use_device(arm, probed, self.say)
+        _prepare(study, arm, self.say)
+        from . import store
+        from .checkpoints import Checkpoints, identity
+        from .training import build_problem, get_engine, train_shard
+
+        problem, choice = build_problem(arm.settings, data, rate), probed.choice
+        engine = get_engine(choice.engine)
+        if probed.device != "cpu" and engine.device() == "cpu":
+            raise StudyError(
+                f"{study.probe_path(arm)}: {choice} was chosen on {probed.device}, and {choice.engine} finds no GPU "
+                "here.",
+                remedy="Train where there is one, or delete this file and run again to have it measured here; nothing "
+                "that is trained is lost.",
+            )
+        trainer = engine.trainer(problem, choice)
+        checkpoints = Checkpoints(
+            self.checkpoint,
+            identity(arm.config_hash, self.members, problem, choice),
+            arm.settings.execution.checkpoint_period,
+            f"{devices.machine()}, {engine.device()}",
+            self.interruption,
+            self.say,
+            self.limit,
+            lease,
         )
-    trainer = engine.trainer(problem, choice)
-    machine = f"{devices.machine()}, {engine.device()}"
-    checkpoints = Checkpoints(
-        study.checkpoint_path(arm, members[0], members[-1]),
-        identity(arm.config_hash, members, problem, choice),
-        arm.settings.execution.checkpoint_period,
-        machine,
-        interruption,
-        say,
-        limit,
-    )
-    store.remove_unfinished(path)
-    start, resume = time.monotonic(), checkpoints.load()
-    trained = train_shard(problem, trainer, choice, members, progress=progress, pause=checkpoints.pause, resume=resume)
-    interruption.defer()  # what is trained is written
-    shard = trained.to_dataset(problem, members)
-    seconds = checkpoints.seconds + time.monotonic() - start
-    described = {**_training_attributes(arm, probed, engine.device()), **checkpoints.attributes(), "seconds": seconds}
-    store.write(shard, path, {**store.provenance(study, arm), **described})
-    interruption.finish()
-    checkpoints.remove()
-    diverged = int(shard["diverged"].sum())
-    say(f"{len(members)} members in {seconds:.2f} s" + (f", {diverged} of them diverged" if diverged else ""))
-    tracking.log_shard(study, arm, shard, data)
+        start, resume = time.monotonic(), checkpoints.load()
+        trained = train_shard(
+            problem, trainer, choice, self.members, progress=progress, pause=checkpoints.pause, resume=resume
+        )
+        self.interruption.defer()  # what is trained is written
+        shard = trained.to_dataset(problem, self.members)
+        seconds = checkpoints.seconds + time.monotonic() - start
+        described = _training_attributes(arm, probed, engine.device()) | checkpoints.attributes()
+        attributes = store.provenance(study, arm) | inputs | described | {"seconds": seconds}
+        store.write(shard, self.path, attributes, lease.confirm)
+        self.interruption.finish()
+        checkpoints.remove()
+        diverged = int(shard["diverged"].sum())
+        self.say(
+            f"{len(self.members)} members in {seconds:.2f} s" + (f", {diverged} of them diverged" if diverged else "")
+        )
+        return shard, data
+
+    def _begin(self, lease: Lease) -> bool:
+        """Take the lease, and remove what killed jobs left; → whether the shard is still to be trained."""
+        lease.acquire(self.limit)
+        _compare_clocks(lease, self.path.parent, self.say)
+        from . import store
+
+        store.remove_unfinished(self.path)
+        store.remove_unfinished(self.checkpoint)
+        if trained := self.is_trained():
+            self.checkpoint.unlink(missing_ok=True)
+        return not trained
+
+
+def _compare_clocks(lease: Lease, folder: Path, say: Say) -> None:
+    """Warn where the clock of this machine and that of the file system differ."""
+    if abs(error := lease.clock_error) > CLOCK_TOLERANCE:
+        how = f"{abs(error):.0f} s {'ahead of' if error > 0 else 'behind'}"
+        say(
+            f"warning: the clock of {socket.gethostname()} is {how} that of the disk with {folder}: Snakemake may take "
+            "files for newer or older than they are, and SLURM may refuse jobs or end them early. Have the clocks set "
+            "(NTP); training does not depend on them."
+        )
 
 
 def _training_attributes(arm: Arm, probed: Probe, device: str) -> dict[str, str | int]:

@@ -7,7 +7,6 @@ damaged one is refused by name. Missing data is NaN, never 0. What does not fit 
 
 from __future__ import annotations
 
-import errno
 import functools
 import glob
 import importlib.metadata
@@ -15,7 +14,7 @@ import json
 import os
 import subprocess
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ from .archive import (
     combined,
     region_of,
 )
-from .errors import StoreError
+from .errors import StoreError, write_error
 from .groups import Action, get_group
 from .interpolation import InputAction, InterpolatedAction
 from .study import FORMAT, Arm, Study
@@ -93,63 +92,46 @@ def provenance(study: Study, arm: Arm | None = None) -> dict[str, Any]:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, confirm: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success flush it to disk and rename it, else remove it.
+
+    Args:
+      path: where the file is to be.
+      confirm: raises if this process may not write it any more; called between flushing and renaming (see lease).
 
     Raises StoreError where the file system refuses (full, read-only, no permission).
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        confirm()
         os.replace(temporary, path)
     except OSError as error:
-        raise _write_error(path, error) from None
+        confirm()
+        raise write_error(path, error) from None
     finally:
         if temporary.exists():
             temporary.unlink()
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what killed writers of ``path`` left beside it; those still running on this machine keep theirs."""
+    """Remove what killed writers of ``path`` left beside it; only for the one process that may write it (see lease)."""
     for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        process = temporary.name.split(".")[-2]
-        if not (process.isdigit() and _running(int(process))):
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _running(process: int) -> bool:
-    """Whether another process with this number runs here."""
-    if process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _write_error(path: Path, error: OSError) -> StoreError:
-    reasons = {
-        errno.ENOSPC: "the disk is full",
-        errno.EDQUOT: "your disk quota is used up",
-        errno.EROFS: "the disk is read-only",
-    }
-    reason = reasons.get(error.errno or 0, error.strerror or str(error))
-    return StoreError(
-        f"{path}: cannot be written: {reason}. Nothing already computed is lost.",
-        remedy="Make room or choose another results folder, then run the same command again.",
-    )
-
-
-def write(dataset: xr.Dataset, path: Path, attributes: Mapping[str, Any]) -> None:
+def write(
+    dataset: xr.Dataset,
+    path: Path,
+    attributes: Mapping[str, Any],
+    confirm: Callable[[], None] = lambda: None,
+) -> None:
     """Write a dataset as one zip file, atomically, with its checksum among the attributes.
 
-    Raises StoreError if the disk is full or not writable.
+    ``confirm``: see atomic_path. Raises StoreError if the disk is full or not writable.
     """
     import zarr
 
@@ -167,7 +149,7 @@ def write(dataset: xr.Dataset, path: Path, attributes: Mapping[str, Any]) -> Non
     entries: dict[str, Any] = {}
     memory = zarr.storage.MemoryStore(store_dict=entries)
     dataset.to_zarr(memory, mode="w", consolidated=False, zarr_format=3, encoding=encoding)
-    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_path(path, confirm) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         _move(entries, archive)
 
 
@@ -297,20 +279,27 @@ def _cast_text(dataset: xr.Dataset, kind: type) -> xr.Dataset:
 
 
 def write_netcdf(dataset: xr.Dataset, path: Path, attributes: Mapping[str, Any]) -> None:
-    """Write a dataset as netCDF-4, atomically; raises StoreError like write."""
+    """Write a dataset as netCDF-4, atomically, with its checksum; raises StoreError like write."""
     compressed = {name: {"zlib": True} for name, v in dataset.data_vars.items() if v.ndim > 1 and v.dtype.kind == "f"}
     with atomic_path(path) as temporary:
-        dataset.assign_attrs(attributes).to_netcdf(temporary, engine="h5netcdf", encoding=compressed)
+        described = dataset.assign_attrs({**attributes, "checksum": checksum(dataset)})
+        described.to_netcdf(temporary, engine="h5netcdf", encoding=compressed)
 
 
 def read_netcdf(path: Path) -> xr.Dataset:
-    """Read a netCDF file into memory; raises StoreError if it is missing or damaged."""
+    """Read a netCDF file into memory and verify its checksum, if it has one (those of earlier versions do not).
+
+    Raises StoreError if it is missing or damaged.
+    """
     remedy = "Delete it, if it is there, and run the study again."
     try:
-        with xr.open_dataset(path, engine="h5netcdf") as dataset:
-            return dataset.load()
-    except (OSError, KeyError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}).", remedy=remedy) from None
+        with xr.open_dataset(path, engine="h5netcdf", decode_times=False) as dataset:
+            found = dataset.load()
+    except (OSError, LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise StoreError(f"{path}: cannot be read ({_reason(error)}).", remedy=remedy) from None
+    if found.attrs.get("checksum") not in (None, checksum(found)):
+        raise StoreError(f"{path}: is damaged: its checksum does not match its arrays.", remedy=remedy)
+    return found
 
 
 def write_text(text: str, path: Path) -> None:
