@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .errors import StoreError
 from .study import Arm, Study
@@ -21,7 +23,30 @@ def read_data(study: Study, arm: Arm) -> TaskData:
     path = study.data_path(arm)
     if not path.is_file():
         raise StoreError(f"{path}: does not exist.", remedy=f"Run `emeq data {study.file} --key {arm.data_key}` first.")
-    return store.task_from_dataset(store.read(path))
+    return store.task_from_dataset(_of_key(store.read(path), path, "data_key", arm.data_key))
+
+
+def read_theory(study: Study, arm: Arm) -> xr.Dataset | None:
+    """The analytic solution of an arm, opened but not loaded; None where it has no analytic mean.
+
+    Raises StoreError if it is missing, damaged or another's.
+    """
+    from . import store
+
+    if not arm.settings.has_mean:
+        return None
+    path = study.theory_path(arm)
+    return _of_key(store.read(path), path, "theory_key", arm.theory_key)
+
+
+def _of_key(found: xr.Dataset, path: Path, name: str, key: str) -> xr.Dataset:
+    """A store that is named by its key, if it says it (those of earlier versions may not). Raises StoreError."""
+    if found.attrs.get(name, key) != key:
+        raise StoreError(
+            f"{path}: holds what belongs under another name ({name.replace('_', ' ')} {found.attrs[name]}).",
+            remedy="Delete this file and run the study again: only it is made again.",
+        )
+    return found
 
 
 def read_kernels(study: Study, arm: Arm) -> xr.Dataset | None:
@@ -41,12 +66,27 @@ def read_learning_rate(study: Study, arm: Arm) -> float:
     if isinstance(rate, float):
         return rate
     path = study.learning_rate_path(arm)
-    try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["learning_rate"])
-    except FileNotFoundError:
+    if not path.is_file():
         raise StoreError(
             f"{path}: does not exist.",
             remedy=f"Run `emeq learning-rate {study.file} --key {arm.learning_rate_key}` first.",
-        ) from None
-    except (ValueError, KeyError):
-        raise StoreError(f"{path}: is damaged.", remedy="Delete it and run the study again.") from None
+        )
+    found = rate_in(path)
+    if found.get("learning_rate_key", arm.learning_rate_key) != arm.learning_rate_key:
+        raise StoreError(
+            f"{path}: holds what belongs under another name (learning rate key {found['learning_rate_key']}).",
+            remedy="Delete it and run the study again.",
+        )
+    return found["learning_rate"]
+
+
+def rate_in(path: Path) -> dict[str, Any]:
+    """Content of a file with a resolved learning rate. Raises StoreError if it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rate = float(found["learning_rate"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise StoreError(f"{path}: is damaged.", remedy="Delete it and run the study again.")
+    return {**found, "learning_rate": rate}

@@ -11,7 +11,7 @@ import typer
 
 from ..devices import use_float64
 from ..errors import StoreError
-from ..inputs import read_data, read_kernels, read_learning_rate
+from ..inputs import read_data, read_kernels, read_learning_rate, read_theory
 from ..products import tables
 from ..study import Arm, Study, ensemble_shards, load_study, missing_members
 from ..study.tiling import planned_tiling
@@ -166,10 +166,10 @@ def aggregate(study_file: StudyArgument, arm: ArmOption, results: ResultsOption 
     paths = [study.shard_path(chosen, first, last) for first, last in ranges]
     known_by = [study.data_path(chosen), *([study.theory_path(chosen)] if chosen.settings.has_mean else [])]
     inputs = study.made_from(*paths, *known_by)
-    solution = store.read(study.theory_path(chosen)).load() if chosen.settings.has_mean else None
+    solution = read_theory(study, chosen)
     shards = (store.read(path, config_hash=chosen.config_hash) for path in paths)
     members = chosen.settings.ensemble.members
-    known = reference(chosen.settings, read_data(study, chosen), solution)
+    known = reference(chosen.settings, read_data(study, chosen), None if solution is None else solution.load())
     ensemble = aggregate_shards(shards, known, chosen.settings, members, missing=missing)
     if missing:
         valid = ensemble.attrs["members"]
@@ -219,8 +219,9 @@ def figures(study_file: StudyArgument, results: ResultsOption = Path("results"))
         )
     stores: dict[str, ArmStores] = {}
     for arm in store_arms(study):
-        solution = store.read(study.theory_path(arm)) if arm.settings.has_mean else None
-        stores[arm.path] = ArmStores(store.read(study.data_path(arm)), solution, _read_result(study, arm))
+        stores[arm.path] = ArmStores(
+            store.read(study.data_path(arm)), read_theory(study, arm), _read_result(study, arm)
+        )
     drawn = draw_all(study, joined, stores, study.figures_folder)
     if study.kind == "ensemble":
         from ..report import summary_html
