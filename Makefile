@@ -1,4 +1,4 @@
-# Front doors: make demo · make test · make test-all · make bench · make docs
+# Front doors: make demo · make test · make test-all · make test-slurm · make bench · make docs
 # Needs Python >= 3.11 (named by PYTHON) and make; everything else is installed into .venv/ from the lock.
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 DEMO := ising digits cosine
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: env env-gpu demo test test-all bench docs lint schema clean-env
+.PHONY: env env-gpu demo test test-all test-slurm bench docs lint schema clean-env
 .DEFAULT_GOAL := demo
 
 env: $(STAMP)
@@ -41,6 +41,11 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not benchmark"
+
+# only those on a private SLURM, its packages installed first (root)
+test-slurm: $(STAMP)
+	$(BIN)/python -m tests.slurm.cluster install
+	$(BIN)/python -m pytest tests/slurm
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s

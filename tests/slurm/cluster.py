@@ -131,7 +131,13 @@ def version() -> str:
 
 
 def install(*, accounting: bool = True) -> None:
-    """Install Debian's packages, and keep their own services from starting. Raises CalledProcessError."""
+    """Install Debian's packages where programs are missing, and keep their own services from starting.
+
+    Raises CalledProcessError.
+    """
+    programs = PROGRAMS + (ACCOUNTING_PROGRAMS if accounting else ())
+    if all(shutil.which(name, path=PATH) for name in programs):
+        return
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     packages = PACKAGES + (ACCOUNTING_PACKAGES if accounting else ())
     subprocess.run(["apt-get", "update", "-qq"], check=True, env=environment)

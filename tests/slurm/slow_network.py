@@ -1,6 +1,7 @@
 """A network whose every forward pass takes a while, asleep: shards that last, on a busy machine as on a quiet one."""
 
 import os
+import sys
 import time
 from math import prod
 from pathlib import Path
@@ -30,6 +31,13 @@ class Slow(nn.Sequential):
         return super().forward(x)
 
 
+def fail() -> None:
+    """Fail in the shard whose first member EMEQ_TEST_FAIL names."""
+    if os.environ.get("EMEQ_TEST_FAIL") in sys.argv:
+        raise RuntimeError("this member shall fail")
+
+
 def network(input_shape, outputs, width=8):
     """A dense network with one hidden layer."""
+    fail()
     return Slow(nn.Flatten(), nn.Linear(prod(input_shape), width), nn.ReLU(), nn.Linear(width, outputs))

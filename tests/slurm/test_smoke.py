@@ -1,5 +1,8 @@
 """A study on a real SLURM, from its data to its figures."""
 
+import pytest
+
+from .cluster import wait_for
 from .workplace import SITE, SMALL, ClusterRun, assert_same_results
 
 
@@ -12,3 +15,14 @@ def test_a_study_on_slurm_has_the_bits_of_one_on_this_machine(cluster, small_her
     assert {(job.partition, job.nodes) for job in jobs} == {("cpu", "c1")}
     assert sum("train_shard" in job.comment for job in jobs) == 2
     tell(f"{len(jobs)} jobs; shards, ensembles, theory, metrics and tables equal")
+
+
+@pytest.mark.slow
+def test_states_are_known_from_the_accounting_database_too(start_cluster, small_here, tmp_path, tell):
+    cluster = start_cluster(accounting=True)
+    run = ClusterRun(tmp_path / "run", SMALL, cluster, {**SITE, "account": "lab"})
+    run.complete("--slurm-status-command", "sacct")
+    assert_same_results(run, small_here)
+    told = wait_for("sacct", lambda: cluster.output("sacct", "-X", "-n", "-P", "-o", "account,state,elapsed"), 30)
+    assert {tuple(line.split("|")[:2]) for line in told.splitlines()} == {("lab", "COMPLETED")}
+    tell(f"status by sacct, account lab: {len(told.splitlines())} jobs, results equal")

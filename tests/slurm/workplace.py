@@ -68,11 +68,21 @@ class ClusterRun:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.cluster, self.content = folder, cluster, content
         self.file, self.log = folder / "study.yaml", folder / "snakemake.log"
-        self.file.write_text(yaml.safe_dump(content))
+        self.write()
         (folder / "cluster.yaml").write_text(yaml.safe_dump(site))
         self.spied = folder / "spied.jsonl"
         prepare(folder, self.file)
         self.environment = clean_environment(EMEQ_CLUSTER=str(folder / "cluster.yaml"), **environment)
+
+    def write(self, **sections: object) -> None:
+        """Write the study file, with some sections changed."""
+        self.content = {**self.content, **sections}
+        self.file.write_text(yaml.safe_dump(self.content))
+
+    def emeq(self, command: str, *arguments: str) -> subprocess.CompletedProcess:
+        """Run a subcommand on the study file, on the login host."""
+        program = [sys.executable, "-m", "emergent_equivariance", command, str(self.file), *arguments]
+        return self.cluster.run(*program, cwd=self.folder, env=self.environment, timeout=300)
 
     def spy(self, **more: str) -> None:
         """Have every call of `emeq` say what it sees; see the folder ``spy``."""

@@ -1,0 +1,37 @@
+"""A shard that fails for good: what is told, what is there, and how the study is closed without it."""
+
+import pytest
+
+from emergent_equivariance import store
+
+from .workplace import LONG, SITE, ClusterRun, stores
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_shard_that_fails_for_good_leaves_the_others_and_is_named(cluster, long_here, tmp_path, tell):
+    run = ClusterRun(tmp_path / "run", LONG, cluster, SITE)
+    run.environment["EMEQ_TEST_FAIL"] = "000004"
+    assert run.snakemake("--retries", "1") == 1
+    good, bad = run.shards()
+    assert [job.state for job in run.jobs_of(good)] == ["COMPLETED"]
+    assert [job.state for job in run.jobs_of(bad)] == ["FAILED", "FAILED"]
+    assert [job for job in cluster.jobs() if "aggregate" in job.comment] == []
+    report = run.said()[run.said().index("is not complete") :]
+    assert f"members 4–7: {run.shard_path(bad)}" in report.replace("results/", f"{run.folder}/results/")
+    assert "this member shall fail" in report
+    name = str(run.shard_path(good).relative_to(run.study.root / "members"))
+    assert stores(run.study.root / "members") == {name: stores(long_here.root / "members")[name]}
+    refused = run.emeq("aggregate", "--arm", bad[0])
+    assert refused.returncode == 1
+    assert run.shard_path(bad).name in refused.stderr
+    assert "allow_missing" in refused.stderr
+
+    run.write(execution={**LONG["execution"], "allow_missing": True})
+    run.complete()
+    assert len(run.jobs_of(bad)) == 2
+    (arm,) = run.study.arms
+    ensemble = store.read(run.study.ensemble_path(arm))
+    assert ensemble.sizes["member"] == 4
+    assert (run.study.root / "summary.html").exists()
+    tell("failed twice, named in the report with its last words; aggregate refused; closed with allow_missing: 4 of 8")

@@ -1,0 +1,39 @@
+"""Cluster files that the cluster cannot serve: refused by key and value, and nothing is submitted."""
+
+import pytest
+
+from .workplace import LONG, SITE, SMALL, ClusterRun
+
+pytestmark = pytest.mark.slow
+
+GPU = {"partition": "gpu"}
+
+
+@pytest.mark.parametrize(
+    ("site", "words"),
+    [
+        ({"partition": "nonesuch"}, ["partition = nonesuch", "cpu, gpu, urgent"]),
+        ({"gpu": {"partition": "cpu"}}, ["partition", "cpu", "no node of it has GPUs"]),
+        ({"gpu": {**GPU, "type": "h100"}}, ["type = h100", "fake"]),
+        ({"partition": "cpu", "max_memory": 0.2}, ["max_memory = 0.2 GB", "needs about"]),
+        ({"partitoin": "cpu"}, ["partitoin"]),
+        ({"gpu": {**GPU, "request": "gras"}}, ["request", "gras", "gres"]),
+        ({"max_minutes": 10000, "unknown_minutes": 9000}, ["9000", "allows 120", "max_minutes"]),
+    ],
+)
+def test_what_the_cluster_cannot_serve_is_refused_by_name(cluster, tmp_path, site, words):
+    gpu = "gpu" in site
+    run = ClusterRun(tmp_path / "run", {**(SMALL if not gpu else LONG)}, cluster, {**SITE, **site})
+    assert run.snakemake() == 1
+    assert all(word in run.said() for word in ["cluster.yaml", *words]), run.said()
+    assert "Traceback" not in run.said()
+    assert cluster.jobs() == []
+
+
+def test_an_account_that_is_not_the_users_is_refused_by_name(start_cluster, tmp_path, tell):
+    cluster = start_cluster(accounting=True)
+    run = ClusterRun(tmp_path / "run", SMALL, cluster, {**SITE, "account": "others"})
+    assert run.snakemake() == 1
+    assert "account = others: not one of your accounts, which are lab, root" in run.said()
+    assert cluster.jobs() == []
+    tell("sacctmgr asked; refused")
