@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -11,8 +12,11 @@ from rich.table import Table
 
 from .groups import get_group
 from .settings import ConvergenceSettings, RegressionSettings, Settings
+from .settings.cluster import Cluster
 from .study import Arm, Probe, Study, read_probe
 from .study.budget import needs, size, training_job_bytes
+from .study.cluster import request
+from .study.resources import LOCAL, START, Demand, Demands, Job, jobs, threads_of
 from .study.tiling import planned_tiling
 from .study.work import core_seconds, gradient_steps, training_flops
 
@@ -96,8 +100,9 @@ def measure_bytes(arm: Arm) -> int:
     return 0
 
 
-def render(study: Study, keys: bool, console: Console | None = None) -> None:
-    """Print the plan of a study as tables: what is trained, and the kernels of the analytic side."""
+def render(study: Study, keys: bool, console: Console | None = None, cluster: Cluster | None = None) -> None:
+    """Print the plan of a study as tables: what is trained, the kernels of the analytic side, and all jobs with what
+    they need, and what they ask a cluster for where one is given."""
     console = console or Console(width=None if sys.stdout.isatty() else 160)
     if study.kind == "ensemble":
         console.print(_members_table(study))
@@ -105,7 +110,7 @@ def render(study: Study, keys: bool, console: Console | None = None) -> None:
             console.print(_keys_table(study))
     elif study.kind == "kernel_convergence":
         console.print(_networks_table(study, keys))
-    kernels, jobs = _kernels_table(study, keys)
+    kernels, tile_jobs = _kernels_table(study, keys)
     if kernels.row_count:
         console.print(kernels)
     costs = [estimate(study, arm) for arm in study.arms] if study.kind == "ensemble" else []
@@ -121,12 +126,15 @@ def render(study: Study, keys: bool, console: Console | None = None) -> None:
         if len(solutions) > estimated or not estimated:
             parts.append(_counted(len(solutions) - estimated, "analytic solution"))
         parts += [_counted(estimated, "solution") + " with Monte-Carlo kernels"] if estimated else []
-    parts += [f"{_counted(jobs, 'job')} for tiles of kernels"] if jobs else []
+    parts += [f"{_counted(tile_jobs, 'job')} for tiles of kernels"] if tile_jobs else []
     console.print(f"in all: {', '.join([*parts, size(disk)])} under {study.root}")
     if any(cost is None for cost in costs):
         console.print("work and disk of a custom task (?) are known once its data is made")
     if any(cost is not None and cost.flops is None for cost in costs):
         console.print("the work of network torch (?) is known once it is measured; its stored weights are not counted")
+    console.print(_jobs_table(study, cluster))
+    if cluster is not None:
+        console.print(_asked(study, cluster))
 
 
 def _counted(number: int, what: str) -> str:
@@ -201,7 +209,7 @@ def _kernels_table(study: Study, keys: bool) -> tuple[Table, int]:
     columns = ["training samples", "other samples", "kernel pairs", "tiles", "jobs", "to compute", "disk", "memory"]
     table = _table(title, ["arm"], columns, ["kernel key"] if keys else [])
     done: set[str] = set()
-    jobs: dict[str, int] = {}
+    tile_jobs: dict[str, int] = {}
     for arm in study.arms:
         found = needs(arm.settings)
         name = arm.theory_key if isinstance(arm.settings, Settings) else arm.path
@@ -216,11 +224,59 @@ def _kernels_table(study: Study, keys: bool) -> tuple[Table, int]:
             ranges = _tile_jobs(study, arm.kernel_key)
             missing = [job for job in ranges if not study.tiles_path(arm, *job).exists()]
             to_compute = 0 if study.kernel_path(arm).exists() else len(missing)
-            jobs[arm.kernel_key] = len(ranges)
+            tile_jobs[arm.kernel_key] = len(ranges)
             cells += [f"{tiling.count} of {tiling.side}²", str(len(ranges)), str(to_compute), size(found.disk)]
         cells.append(size(max(found.tile_job, found.solution)))
         table.add_row(*cells, *([arm.kernel_key if tiling else ""] if keys else []))
-    return table, sum(jobs.values())
+    return table, sum(tile_jobs.values())
+
+
+def _jobs_table(study: Study, cluster: Cluster | None) -> Table:
+    """Jobs of every rule with what they need, those that are alike in one row."""
+    asked = [] if cluster is None else ["asks for / min", "MB", "CPUs"]
+    title = f"jobs on a cluster, with {START / 60:g} minutes each to start"
+    table = _table(title, ["rule"], ["jobs", "to do", "minutes", "memory", *asked], ["sent to"] if cluster else [])
+    rows: dict[tuple[str, ...], list[int]] = {}
+    for job, demand in _demands(study):
+        counts = rows.setdefault(_need(job, demand, cluster), [0, 0])
+        counts[0] += job.count
+        counts[1] += job.missing
+    for (rule, *cells), counts in rows.items():
+        table.add_row(rule, *map(str, counts), *cells)
+    return table
+
+
+def _need(job: Job, demand: Demand, cluster: Cluster | None) -> tuple[str, ...]:
+    """Rule, minutes and memory of a job, and what it asks a cluster for."""
+    minutes = "?" if demand.minutes is None else f"{demand.minutes:.1f}"
+    cells = (job.rule, minutes, size(demand.memory * 1e6))
+    if cluster is None:
+        return cells
+    found = request(cluster, job.rule, demand)
+    gpu = found.get("gres") or (f"gpu:{found.get('gpu_model', '1')}" if "gpu" in found else "")
+    queue = f"{found.get('slurm_partition', 'the default partition')} {gpu}".strip()
+    threads = threads_of(job.rule, job.arm)
+    where = "this machine" if job.rule in LOCAL else queue
+    return (*cells, str(found["runtime"]), str(found["mem_mb"]), str(threads), where)
+
+
+def _asked(study: Study, cluster: Cluster) -> str:
+    """What all jobs that are to do ask a cluster for."""
+    jobs, hours, cores, gpus = 0, 0.0, 0.0, 0.0
+    for job, demand in _demands(study):
+        if job.rule in LOCAL:
+            continue
+        found = request(cluster, job.rule, demand)
+        each = job.missing * int(found["runtime"]) / 60
+        jobs, hours, cores = jobs + job.missing, hours + each, cores + each * threads_of(job.rule, job.arm)
+        gpus += each if "gpu" in found or "gres" in found else 0.0
+    said = f"{_counted(jobs, 'job')} to submit, asking for {hours:.3g} hours in all, {cores:.3g} core-hours"
+    return f"{said}, {gpus:.3g} hours of a GPU at most"
+
+
+def _demands(study: Study) -> Iterator[tuple[Job, Demand]]:
+    demands = Demands(study)
+    return ((job, demands.of(job.rule, job.arm)) for job in jobs(study))
 
 
 def _tile_jobs(study: Study, key: str) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..study import load_study, missing_report
+from ..study.cluster import read_cluster
 from .common import ResultsOption, StudyArgument, app, say
 
 
@@ -28,14 +29,17 @@ def plan(
     study_file: StudyArgument,
     results: ResultsOption = Path("results"),
     keys: Annotated[bool, typer.Option("--keys", help="Print the keys of the data and theory stores too.")] = False,
+    cluster: Annotated[
+        Path | None, typer.Option("--cluster", help="Cluster file: print what jobs ask for, and hours in all.")
+    ] = None,
 ) -> None:
-    """Print arms, members, shards, estimated work and disk; run nothing."""
+    """Print arms, members, shards, estimated work and disk, and what every job needs; run nothing."""
     from ..plan import render
 
     study = load_study(study_file, results)
     for warning in study.warnings():
         say(f"warning: {warning}")
-    render(study, keys)
+    render(study, keys, cluster=read_cluster(cluster) if cluster else None)
 
 
 @app.command()

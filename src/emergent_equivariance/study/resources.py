@@ -35,7 +35,10 @@ from .work import (
     training_seconds,
 )
 
-__all__ = ["Demand", "Demands", "Job", "jobs"]
+__all__ = ["LOCAL", "Demand", "Demands", "Job", "jobs", "threads_of"]
+
+#: Rules whose jobs run where Snakemake does: they may download, and compute nodes often have no network.
+LOCAL = ("make_data",)
 
 #: MB (10⁶ bytes) that Snakemake itself takes in a SLURM job: two processes (measured: 260).
 SNAKEMAKE = 300
@@ -150,6 +153,15 @@ class Demands:
             return False
         allowed, network = arm.settings.execution.engine, arm.settings.network.name
         return any(e.gpu and network in e.networks and allowed in ("auto", name) for name, e in ENGINES.items())
+
+
+def threads_of(rule: str, arm: Arm | None) -> int:
+    """CPU threads of a job of a rule, unless fewer are granted."""
+    if arm is None:
+        return 1
+    if rule in ("train_shard", "probe_engine"):
+        return arm.settings.execution.threads
+    return arm.settings.execution.kernel_threads if rule in _ANALYTIC and rule != "assemble_kernels" else 1
 
 
 def known_probe(study: Study, arm: Arm) -> Probe | None:

@@ -12,11 +12,12 @@ from ..settings.cluster import Cluster
 from ..slurm import ClusterError, Offer, check
 from .arms import Arm
 from .budget import MARGIN
-from .cluster import EXAMPLE
-from .resources import START, Demand
+from .cluster import EXAMPLE, request
+from .layout import Study
+from .resources import LOCAL, START, Demand, Demands, jobs, threads_of
 from .work import members_per_shard
 
-__all__ = ["Asked", "check_jobs"]
+__all__ = ["Asked", "check_jobs", "to_submit"]
 
 #: Rules whose jobs go on where an earlier run of theirs was ended.
 RESUMED = ("train_shard", "compute_kernel_tiles")
@@ -48,6 +49,17 @@ class Asked:
     demand: Demand
     resources: Mapping[str, int | str]
     threads: int
+
+
+def to_submit(study: Study, cluster: Cluster) -> list[Asked]:
+    """The jobs of a study that are still to do and are submitted, one of each kind, the first time they run."""
+    demands, found = Demands(study), []
+    for job in jobs(study):
+        if job.missing and job.rule not in LOCAL:
+            need = demands.of(job.rule, job.arm)
+            asked = request(cluster, job.rule, need)
+            found.append(Asked(job.rule, job.arm, need, asked, threads_of(job.rule, job.arm)))
+    return found
 
 
 def check_jobs(cluster: Cluster, file: Path | None, asked: Iterable[Asked], offer: Offer | None, runs: int) -> None:
