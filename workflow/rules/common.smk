@@ -14,6 +14,7 @@ from emergent_equivariance import controller, slurm
 from emergent_equivariance.errors import UserError
 from emergent_equivariance.figures import FIGURES as PICTURES
 from emergent_equivariance.figures import figure_names, store_arms
+from emergent_equivariance.slurm_states import heed_lost_jobs
 from emergent_equivariance.study import (
     ensemble_shards,
     header,
@@ -297,6 +298,10 @@ def check_cluster():
             )
     offer = None
     if workflow.executor_plugin.name == "slurm":
+        heed_lost_jobs(
+            sys.modules["snakemake_executor_plugin_slurm"],
+            workflow.executor_settings.requeue,
+        )
         offer = slurm.offered(any("slurm_account" in job.resources for job in asked))
         for line in offer.unknown:
             logger.warning(f"warning: {line}")
