@@ -1,10 +1,7 @@
 """Jobs on GPU nodes: what each of them is given."""
 
-from dataclasses import replace
-
 import pytest
 
-from emergent_equivariance import store
 from emergent_equivariance.study import read_probe
 
 from .workplace import SITE, SMALL, ClusterRun, assert_same_results
@@ -20,7 +17,7 @@ def test_a_job_sees_the_gpu_it_was_given_and_others_see_none(cluster, small_here
     run.spy(EMEQ_SPY_DEVICE="fake GPU")
     (arm,) = run.study.arms
     chosen = read_probe(small_here.root / "engine" / run.study.probe_path(arm).name, arm.probe_key)
-    store.write_text(replace(chosen, device="fake GPU").to_json(), run.study.probe_path(arm))
+    run.choose_gpu(chosen.choice)
     run.complete()
     assert_same_results(run, small_here)
     seen = run.seen()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from .workplace import LONG, SITE, SMALL, ClusterRun
+from .workplace import LONG, SITE, SLOWLY, SMALL, ClusterRun
 
 pytestmark = pytest.mark.slow
 
@@ -22,8 +22,9 @@ GPU = {"partition": "gpu"}
     ],
 )
 def test_what_the_cluster_cannot_serve_is_refused_by_name(cluster, tmp_path, site, words):
-    gpu = "gpu" in site
-    run = ClusterRun(tmp_path / "run", {**(SMALL if not gpu else LONG)}, cluster, {**SITE, **site})
+    run = ClusterRun(tmp_path / "run", LONG, cluster, {**SITE, **site})
+    if "gpu" in site:
+        run.choose_gpu(SLOWLY)
     assert run.snakemake() == 1
     assert all(word in run.said() for word in ["cluster.yaml", *words]), run.said()
     assert "Traceback" not in run.said()

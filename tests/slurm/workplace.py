@@ -169,6 +169,12 @@ class ClusterRun:
         except TimeoutError as error:
             raise TimeoutError(f"{error}\n{self.said()}\n{self.training_log(shard)}") from None
 
+    def choose_gpu(self, choice: Choice) -> None:
+        """Have the measurement of engines found that the study trains best on a GPU, so that its jobs ask for one."""
+        for arm in self.study.arms:
+            told = {"reason": "for this test", "device": "fake GPU", "machine": "any", "threads": 1}
+            store.write_text(Probe(arm.probe_key, choice, **told).to_json(), self.study.probe_path(arm))
+
     def last(self, seconds: float) -> None:
         """Have every shard of the long study train for about so many seconds."""
         pause = seconds / (STEPS * self.content["execution"]["shard_size"])
