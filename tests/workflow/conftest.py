@@ -56,7 +56,7 @@ class Workplace:
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """Rule name → number of jobs that a dry run would start."""
-        done = self.snakemake("-n", "--quiet", "host", *arguments)
+        done = self.snakemake(*arguments, "-n", "--quiet", "host")
         assert done.returncode == 0, done.stdout + done.stderr
         counts = {}
         for line in (done.stdout + done.stderr).splitlines():
