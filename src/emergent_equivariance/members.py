@@ -186,7 +186,7 @@ class _Shard:
         self.say(
             f"{len(self.members)} members in {seconds:.2f} s" + (f", {diverged} of them diverged" if diverged else "")
         )
-        return shard, data
+        return shard.assign_attrs(described, seconds=seconds), data
 
     def _begin(self, lease: Lease) -> bool:
         """Take the lease, and remove what killed jobs left; → whether the shard is still to be trained."""

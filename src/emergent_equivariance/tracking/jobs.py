@@ -20,7 +20,8 @@ def log_shard(study: Study, arm: Arm, shard: xr.Dataset, data: TaskData) -> None
     """The training curves of a shard: aggregates over its members, never those themselves.
 
     Args:
-      shard: prediction(member, step, sample, element, output), loss(member, step), diverged(member).
+      shard: prediction(member, step, sample, element, output), loss(member, step), diverged(member); of its attributes
+        seconds (of training) and, where training was interrupted, resumed (how often).
       data: of the arm.
     """
     if study.tracking.wandb == "disabled":
@@ -39,7 +40,9 @@ def log_shard(study: Study, arm: Arm, shard: xr.Dataset, data: TaskData) -> None
     with run(study, "train", f"{arm.path}/{first}-{last}", identity, config, _tags(arm.labels)) as active:
         if active is not None:
             _log(active, rows, arm.settings.training.unit)
-            active.summary.update({"members": size, "diverged": diverged})
+            active.summary.update({"members": size, "diverged": diverged, "resumed": shard.attrs.get("resumed", 0)})
+            if "seconds" in shard.attrs:
+                active.summary["seconds"] = shard.attrs["seconds"]
 
 
 def log_theory(study: Study, arm: Arm, solution: xr.Dataset, data: TaskData) -> None:
