@@ -71,11 +71,11 @@ class Study:
         probe = Probe(self.arm.probe_key, choice, reason="for this test", device="cpu", machine="any", threads=1)
         store.write_text(probe.to_json(), self.study.probe_path(self.arm))
 
-    def train(self, shard):
+    def train(self, shard, *options, program=("-m", "emergent_equivariance")):
         """Start to train a shard."""
         first, last = map(str, shard)
-        command = [sys.executable, "-m", "emergent_equivariance", "train", str(self.file), "--arm", self.arm.path]
-        where = ["--first", first, "--last", last, "--results", str(self.study.results)]
+        command = [sys.executable, *program, "train", str(self.file), "--arm", self.arm.path]
+        where = ["--first", first, "--last", last, "--results", str(self.study.results), *options]
         environment = {**os.environ, "NPROC": "1", "OMP_NUM_THREADS": "1"}
         return subprocess.Popen([*command, *where], stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -238,6 +238,7 @@ def test_a_signal_at_any_instant_ends_training_with_its_exit_code_and_loses_noth
             assert re.match(rf"{number.name}(: stopped at once| \(.*\): stopped after)", last)
             assert last.startswith(f"{number.name}: stopped at once") or study.checkpoint(shard).exists()
         assert not half_written(study)
+        assert not study.members().exists() or not list(study.members().glob(".*.lease*"))
         if code == 0:
             compare(study, expected)
             study.remove_shards()
@@ -249,6 +250,7 @@ WAITING = """
 import time
 from emergent_equivariance.interruption import Interruption
 with Interruption() as interruption:
+    interruption.cleanup = lambda: print("cleaned up", flush=True)
     if {deferring}:
         interruption.defer()
     print("ready", flush=True)
@@ -264,6 +266,7 @@ def test_before_there_is_something_to_save_a_signal_ends_the_process_at_once(num
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         assert process.stderr.read().startswith(f"{number.name}: stopped at once. Run the same command again")
+        assert process.stdout.read() == "cleaned up\n"
     assert process.returncode == INTERRUPTED
 
 
@@ -277,6 +280,7 @@ def test_a_second_request_ends_the_process_at_once_and_a_repeated_one_does_not()
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.stderr.read().startswith("SIGTERM: stopped at once")
+        assert process.stdout.read() == "cleaned up\n"
     assert process.returncode == INTERRUPTED
 
 

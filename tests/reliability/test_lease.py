@@ -337,7 +337,8 @@ me = leases.this_process()
 if where != "here":
     me = replace(me, host=str(me.process), machine=str(me.process))
 print("ready", flush=True)
-while time.time() < end:
+while time.time() < end or rounds < 10:
+    rounds += 1
     me = replace(me, token=os.urandom(8).hex())
     with leases.Lease(path, "", lambda line: None, silence=silence, me=me) as lease:
         lease.acquire()
@@ -401,7 +402,7 @@ def test_of_many_takers_one_writes_at_a_time(path, where, signals, seconds):
     assert len(set(lines)) == len(lines)
     assert set(added) <= set(lines)
     assert len(lines) >= len(added)
-    assert words.count("round") >= 5 * seconds
+    assert words.count("round") >= 50
     left = [file.name for file in path.parent.iterdir() if not file.name.startswith("out")]
     with taken(path):
         store.remove_unfinished(path.parent / "file")
