@@ -84,7 +84,7 @@ def check_jobs(cluster: Cluster, file: Path | None, asked: Iterable[Asked], offe
     where = f"{file}: " if file else f"there is no cluster file (see {EXAMPLE}): "
     lines = []
     for error, count in problems.values():
-        others = f" The same holds for {count - 1} other jobs." if count > 1 else ""
+        others = f" The same holds for {count - 1} other job{'s' * (count > 2)}." if count > 1 else ""
         lines.append(f"{error}{others}")
     raise ClusterError(where + "\n".join(lines), remedy="Nothing was submitted.")
 

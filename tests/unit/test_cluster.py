@@ -1,0 +1,310 @@
+"""The cluster file, what jobs ask for, and what SLURM says that it has."""
+
+import math
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from emergent_equivariance.errors import StudyError
+from emergent_equivariance.settings.cluster import Cluster
+from emergent_equivariance.slurm import ClusterError, Misfit, Offer, Partition, check, offered
+from emergent_equivariance.study import parse_study
+from emergent_equivariance.study.cluster import ENVIRONMENT, find_cluster, read_cluster, request, resource_names
+from emergent_equivariance.study.resources import Demand, Demands
+from emergent_equivariance.study.submission import Asked, check_jobs, to_submit
+
+ROOT = Path(__file__).parents[2]
+
+GPU = {"partition": "gpu", "type": "a100"}
+
+
+def cluster(**content):
+    return Cluster.model_validate(content)
+
+
+def read(tmp_path, text):
+    file = tmp_path / "cluster.yaml"
+    file.write_text(text)
+    return read_cluster(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("acount: lab", ["unknown key acount", "'lab'", "account", "max_minutes", "Remove or rename"]),
+        ("gpu: {patition: gpu}", ["unknown key gpu.patition", "request, rules, type"]),
+        ("gpu: {request: gpu}", ["gpu.request = 'gpu'", "'gres' or 'gpus'"]),
+        ("gpu: {rules: [compute_theory]}", ["gpu.rules", "'compute_theory'", "'probe_engine' or 'train_shard'"]),
+        ("gpu: {type: 'gpu:a100'}", ["gpu.type = 'gpu:a100'", "pattern"]),
+        ("max_minutes: 0", ["max_minutes = 0", "greater than or equal to 1"]),
+        ("max_minutes: true", ["max_minutes", "true"]),
+        ("max_minutes: 1-00:00:00", ["max_minutes = '1-00:00:00'", "integer"]),
+        ("max_memory: -1", ["max_memory = -1", "greater than 0"]),
+        ("minutes_growth: 0.5", ["minutes_growth = 0.5", "greater than or equal to 1"]),
+        ("partition: 'a b'", ["partition = 'a b'", "pattern"]),
+        ("partition: [cpu]", ["partition = ['cpu']", "string"]),
+        ("account: lab\naccount: other", ["'account' is given twice"]),
+        ("- account", ["holds no mapping", "cluster.example.yaml"]),
+        ("account: [", ["is not valid YAML"]),
+    ],
+)
+def test_a_cluster_file_that_cannot_be_used_is_refused_by_name(tmp_path, text, said):
+    with pytest.raises(StudyError) as error:
+        read(tmp_path, text)
+    for part in [str(tmp_path / "cluster.yaml"), *said]:
+        assert part in str(error.value)
+
+
+def test_a_missing_file_is_refused_and_none_says_nothing(tmp_path):
+    with pytest.raises(StudyError, match=r"none\.yaml: cannot be read .*cluster\.example\.yaml"):
+        read_cluster(tmp_path / "none.yaml")
+    assert read_cluster(None) == Cluster()
+
+
+def test_the_example_shows_every_key_at_its_default():
+    """Commented out or not; account, partition, GPUs and limits are those of an imagined site."""
+    text = (ROOT / "profiles/slurm/cluster.example.yaml").read_text()
+    example = read_cluster(ROOT / "profiles/slurm/cluster.example.yaml")
+    imagined = {"account", "partition", "gpu", "max_minutes", "max_memory"}
+    assert example.model_copy(update={name: None for name in imagined}) == Cluster()
+    for model in (Cluster, type(example.gpu)):
+        assert all(f"{name}:" in text or f" {name}," in text for name in model.model_fields)
+
+
+def test_which_file_is_read(tmp_path):
+    assert find_cluster(tmp_path, {}) is None
+    usual = tmp_path / "profiles" / "slurm" / "cluster.yaml"
+    usual.parent.mkdir(parents=True)
+    usual.write_text("account: lab")
+    assert find_cluster(tmp_path, {}) == usual
+    assert find_cluster(tmp_path, {ENVIRONMENT: "elsewhere.yaml"}) == Path("elsewhere.yaml")
+
+
+# ------------------------------------------------------------------------------------------- what jobs ask for
+
+
+def test_without_a_file_jobs_ask_for_time_and_memory_alone():
+    assert request(Cluster(), "train_shard", Demand(10.0, 2000, True)) == {"mem_mb": 2000, "runtime": 20}
+    assert request(Cluster(), "train_shard", Demand(None, 2000))["runtime"] == 240
+
+
+def test_what_is_asked_for_grows_with_each_attempt_up_to_the_limits():
+    site = cluster(max_minutes=40, max_memory=4, minutes_growth=1.5, memory_growth=2)
+    asked = [request(site, "train_shard", Demand(10.1, 1500), attempt) for attempt in (1, 2, 3, 4)]
+    assert [found["runtime"] for found in asked] == [21, 31, 40, 40], "10.1 min × 2 × 1.5^(n − 1), rounded up"
+    assert [found["mem_mb"] for found in asked] == [1500, 3000, 4000, 4000]
+    assert all(isinstance(value, int) for found in asked for value in found.values())
+
+
+@pytest.mark.parametrize(
+    ("gpu", "expected"),
+    [
+        ({"partition": "g"}, {"gres": "gpu:1"}),
+        ({"partition": "g", "type": "a100"}, {"gres": "gpu:a100:1"}),
+        ({"partition": "g", "request": "gpus"}, {"gpu": 1}),
+        ({"partition": "g", "request": "gpus", "type": "h100"}, {"gpu": 1, "gpu_model": "h100"}),
+    ],
+)
+def test_only_jobs_that_can_use_a_gpu_ask_for_one(gpu, expected):
+    site = cluster(account="lab", partition="cpu", qos="long", gpu={**gpu, "qos": "fast"})
+    common = {"mem_mb": 1000, "runtime": 2, "slurm_account": "lab"}
+    on_gpu = {**common, "slurm_partition": "g", "qos": "fast", **expected}
+    on_cpu = {**common, "slurm_partition": "cpu", "qos": "long"}
+    assert request(site, "train_shard", Demand(1.0, 1000, True)) == on_gpu
+    assert request(site, "train_shard", Demand(1.0, 1000, False)) == on_cpu
+    assert request(site, "compute_theory", Demand(1.0, 1000, True)) == on_cpu
+    assert set(resource_names(site, "train_shard")) == set(on_gpu)
+    assert set(resource_names(site, "compute_theory")) == set(on_cpu)
+
+
+def test_gpus_can_be_kept_to_one_rule():
+    site = cluster(gpu={"partition": "g", "rules": ["train_shard"]})
+    assert "gres" not in request(site, "probe_engine", Demand(1.0, 1000, True))
+    assert "gres" in request(site, "train_shard", Demand(1.0, 1000, True))
+
+
+# ------------------------------------------------------------------------------------------- what SLURM has
+
+SINFO = """cpu*|64000|8|(null)|avx512,amd|1-00:00:00
+cpu*|128000+|16|(null)|avx512|1-00:00:00
+gpu|256000|32|gpu:a100:4(S:0-1),shard:a100:8|(null)|infinite
+gpu|256000|32|gpu:2|(null)|infinite
+short|64000|8|gpu:1g.5gb:7,gpu:a100:1|(null)|2:30
+"""
+PARTITIONS = """PartitionName=cpu AllowAccounts=ALL MaxMemPerNode=100000 State=UP
+PartitionName=gpu MaxMemPerNode=UNLIMITED
+"""
+
+
+def answering(**answers):
+    """SLURM whose commands print this; those not given fail."""
+
+    def ask(command):
+        if command[0] not in answers:
+            raise subprocess.CalledProcessError(1, command, stderr=f"{command[0]}: error: not permitted\nmore")
+        return answers[command[0]]
+
+    return ask
+
+
+def test_what_slurm_says_is_understood():
+    offer = offered(ask=answering(sinfo=SINFO, scontrol=PARTITIONS, sacctmgr="lab\nOther\nlab\n"))
+    cpu, gpu, short = (offer.partitions[name] for name in ("cpu", "gpu", "short"))
+    assert (cpu.memory, cpu.cpus, cpu.minutes, cpu.gpus, cpu.default) == (100000, 16, 1440, {}, True)
+    assert (gpu.memory, gpu.minutes, gpu.gpus, gpu.default) == (256000, math.inf, {"a100": 4, "": 2}, False)
+    assert (short.minutes, short.gpus) == (2.5, {"1g.5gb": 7, "a100": 1})
+    assert offer.accounts == {"lab", "other"} and not offer.unknown
+
+
+def test_what_a_site_forbids_to_ask_is_said_and_not_checked():
+    offer = offered(ask=answering(sinfo=SINFO))
+    assert offer.accounts is None and offer.partitions["cpu"].memory == 128000
+    assert [line.split(":")[1].strip() for line in offer.unknown] == ["scontrol", "sacctmgr"]
+    assert all("not permitted" in line and "not checked" in line and "more" not in line for line in offer.unknown)
+    offer = offered(accounts=False, ask=answering())
+    assert offer == Offer(None, None, offer.unknown) and len(offer.unknown) == 1
+    assert check(offer, {"slurm_account": "x", "slurm_partition": "y", "mem_mb": 10**9}, 99) is None
+    assert offered(ask=answering(sinfo=SINFO, scontrol="", sacctmgr="")).accounts is None, "accounts are not enforced"
+
+
+OFFER = offered(ask=answering(sinfo=SINFO, scontrol=PARTITIONS, sacctmgr="lab\n"))
+
+
+@pytest.mark.parametrize(
+    ("resources", "key", "said"),
+    [
+        ({"slurm_account": "nope"}, "account", "lab"),
+        ({"slurm_account": "LAB"}, None, ""),
+        ({"slurm_partition": "huge"}, "partition", "cpu, gpu, short"),
+        ({"slurm_partition": "cpu,huge"}, "partition", "cpu, gpu, short"),
+        ({"runtime": 1440}, None, ""),
+        ({"runtime": 1441}, "minutes", "partition cpu allows 1440"),
+        ({"slurm_partition": "short", "runtime": 3}, "minutes", "allows 2.5"),
+        ({"slurm_partition": "short,cpu", "runtime": 3}, None, ""),
+        ({"mem_mb": 100001}, "memory", "100000 MB"),
+        ({"slurm_partition": "gpu", "mem_mb": 200000}, None, ""),
+        ({"gres": "gpu:1"}, "gpu.partition", "no node of it has GPUs"),
+        ({"slurm_partition": "gpu", "gres": "gpu:a100:1"}, None, ""),
+        ({"slurm_partition": "gpu", "gres": "gpu:h100:1"}, "gpu.type", "it has a100"),
+        ({"slurm_partition": "gpu", "gpu": 7}, "gpu", "more than 6"),
+        ({"slurm_partition": "gpu", "gpu": 5, "gpu_model": "a100"}, "gpu", "more than 4"),
+        ({"slurm_partition": "short", "gres": "gpu:1g.5gb:1"}, None, ""),
+    ],
+)
+def test_what_the_cluster_does_not_have_is_named(resources, key, said):
+    found = check(OFFER, resources, 1)
+    assert (found and found.key) == key
+    assert said in (found.said if found else "") and (found is None or found.remedy)
+
+
+def test_more_threads_than_a_node_has():
+    assert check(OFFER, {}, 16) is None
+    assert check(OFFER, {}, 17) == Misfit(
+        "CPUs", "17", "no node of partition cpu has more than 16", "Lower execution.threads or kernel_threads."
+    )
+
+
+# ------------------------------------------------------------------------------------------- before submission
+
+
+@pytest.fixture
+def study(tmp_path):
+    content = {
+        "study": "s",
+        "task": {"name": "ising", "lattice": 4, "train": 64, "test": 16},
+        "network": {"name": "mlp", "width": 512},
+        "training": {"learning_rate": 0.1, "steps": 30_000, "record": [0, 30_000]},
+        "sweep": {"augmentation": ["none", "full"]},
+        "ensemble": {"members": 400},
+        "execution": {"shard_size": 200, "engine": "jax"},
+    }
+    return parse_study(content, Path("study.yaml"), tmp_path)
+
+
+def problem(study, site, *, offer=OFFER, runs=4, only="train_shard", **resources):
+    asked = [job for job in to_submit(study, site) if job.rule == only]
+    asked = [replace(job, resources={**job.resources, **resources}) for job in asked]
+    try:
+        check_jobs(site, Path("site.yaml"), asked, offer, runs)
+    except ClusterError as error:
+        return str(error)
+    return None
+
+
+def test_jobs_that_fit_are_submitted(study):
+    site = cluster(account="lab", partition="cpu", gpu=GPU)
+    check_jobs(site, None, to_submit(study, site), OFFER, 4)
+    rules = {job.rule for job in to_submit(study, site)}
+    assert {"train_shard", "probe_engine", "compute_theory", "aggregate_arm", "join_metrics"} <= rules
+    assert "make_data" not in rules, "it is not submitted"
+
+
+def test_a_shard_that_is_too_long_is_split_over_runs_or_refused_with_a_size_that_fits(study):
+    need = Demands(study).of("train_shard", study.arms[1])
+    assert 10 < need.minutes < 500
+    limit = math.ceil(need.minutes / 2)
+    assert problem(study, cluster(max_minutes=limit)) is None, "two runs suffice"
+    said = problem(study, cluster(max_minutes=limit), runs=1)
+    assert f"site.yaml: max_minutes = {limit}: train_shard of arm augmentation~full takes" in said
+    assert "Nothing was submitted." in said
+    fits = int(said.partition("execution.shard_size to ")[2].split()[0])
+    content = {"execution": {"shard_size": fits, "engine": "jax"}}
+    smaller = replace(
+        study.arms[1],
+        settings=study.arms[1].settings.model_copy(
+            update={"execution": study.arms[1].settings.execution.model_copy(update=content["execution"])}
+        ),
+    )
+    shorter = Demands(replace(study, arms=[smaller])).of("train_shard", smaller)
+    assert 0.8 * limit < shorter.minutes * 2.0 <= limit + 1, "with the factor it fits one run, and uses most of it"
+
+
+def test_memory_below_the_need_is_refused(study):
+    said = problem(study, cluster(max_memory=0.5))
+    assert "max_memory = 0.5 GB: train_shard of arm" in said and "members_at_once" in said
+    assert "The same holds for 1 other job." in said
+    said = problem(study, cluster(), mem_mb=500)
+    assert "mem_mb = 500: train_shard" in said and "--set-resources" in said
+    assert problem(study, cluster(), mem_mb=5000) is None
+
+
+def test_what_the_site_does_not_have_is_refused_by_the_key_of_the_file(study):
+    assert "site.yaml: account = nope: not one of your accounts" in problem(study, cluster(account="nope"))
+    assert "partition = huge: there is no such partition" in problem(study, cluster(partition="huge"))
+    assert "gpu.partition = huge: there is no" in problem(study, cluster(gpu={"partition": "huge"}))
+    assert "gpu.type = h100: no node" in problem(study, cluster(gpu={"partition": "gpu", "type": "h100"}))
+    assert "minutes = " in problem(study, cluster(partition="short"))
+    assert problem(study, cluster(partition="huge"), offer=None) is None
+
+
+def test_every_kind_of_problem_is_told_once(study):
+    said = problem(study, cluster(account="nope", max_memory=0.5))
+    assert said.count("max_memory") == said.count("account = nope") == 1
+
+
+def test_a_default_partition_is_looked_at_where_none_is_named():
+    parts = {"a": Partition("a", memory=10, cpus=1), "b": Partition("b", memory=1000, cpus=1, default=True)}
+    assert check(Offer(parts, None), {"mem_mb": 500}, 1) is None
+    assert check(Offer(parts, None), {"mem_mb": 1001}, 1).key == "memory"
+
+
+def test_a_job_is_described_by_rule_and_arm(study):
+    job = Asked("join_metrics", None, Demand(1.0, 1000), {"mem_mb": 10, "runtime": 10}, 1)
+    with pytest.raises(ClusterError, match=r"^there is no cluster file .*: mem_mb = 10: join_metrics needs about 1000"):
+        check_jobs(Cluster(), None, [job], None, 1)
+
+
+def test_the_profile_is_yaml_with_known_options():
+    from snakemake.cli import get_argument_parser
+
+    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+    known = {option.lstrip("-") for action in get_argument_parser()._actions for option in action.option_strings}
+    assert set(profile) <= known, set(profile) - known
+    assert profile["slurm-no-requeue"] is True and profile["retries"] >= 1, "one owner of re-runs"
+    assert "slurm-array-jobs" not in profile
+    default = yaml.safe_load((ROOT / "profiles/default/config.yaml").read_text())
+    for key in ("rerun-triggers", "scheduler", "keep-going", "ignore-incomplete"):
+        assert profile[key] == default[key]
