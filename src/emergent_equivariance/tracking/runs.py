@@ -188,6 +188,7 @@ def _settings() -> Any:
         x_save_requirements=False,
         x_service_wait=TIMEOUT,
         host="unnamed",
+        program="emeq",  # instead of its path
         login_timeout=TIMEOUT,
         init_timeout=TIMEOUT,
         finish_timeout=TIMEOUT,

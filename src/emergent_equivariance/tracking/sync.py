@@ -195,7 +195,12 @@ def _call(folder: Path, batch: Sequence[Recording]) -> tuple[str, bool]:
     places = [str(entry.file.parent.relative_to(folder)) for entry in batch]
     command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-online", "-n", "4", *places]
     environment = {**use_folder(folder.absolute()), **os.environ, **PATIENCE}
-    environment |= {"WANDB_SILENT": "false", "WANDB_MODE": "online", "WANDB_DIR": str(folder.absolute())}
+    environment |= {
+        "WANDB_SILENT": "false",
+        "WANDB_MODE": "online",
+        "WANDB_PROGRAM": "emeq",
+        "WANDB_DIR": str(folder.absolute()),
+    }
     limit = CALL + EACH * len(batch)
     _remove_logs(folder)
     process = subprocess.Popen(
@@ -214,11 +219,13 @@ def _call(folder: Path, batch: Sequence[Recording]) -> tuple[str, bool]:
         return f"no answer within {limit} s", False
     finally:
         _kill(process)
-    return _refused(folder, batch) or _reason(said)
+    refused = _refused(folder, batch)
+    reason, final = _reason(said)
+    return (reason, True) if final else (refused or reason, False)
 
 
-def _refused(folder: Path, batch: Sequence[Recording]) -> tuple[str, bool] | None:
-    """Take back the client's marks of runs of which the server did not take all; the reason, if there are any."""
+def _refused(folder: Path, batch: Sequence[Recording]) -> str:
+    """Take back the client's marks of runs of which the server did not take all; returns why it did not."""
     reason = ""
     for entry in batch:
         for log in folder.glob("wandb/logs/debug-sync.*.log"):
@@ -226,7 +233,7 @@ def _refused(folder: Path, batch: Sequence[Recording]) -> tuple[str, bool] | Non
                 entry.file.with_suffix(SENT).unlink(missing_ok=True)
                 reason = found
     _remove_logs(folder)
-    return (reason, False) if reason else None
+    return reason
 
 
 def _remove_logs(folder: Path) -> None:
