@@ -16,6 +16,8 @@ from .workplace import LONG, SMALL, run_here  # noqa: E402
 @pytest.fixture
 def start_cluster(tmp_path):
     """Starts a cluster with given settings; it is stopped with the test, whatever became of it."""
+    if reason := slurm.missing():
+        pytest.skip(reason)
     with ExitStack() as running:
 
         def start(**settings) -> slurm.Cluster:
