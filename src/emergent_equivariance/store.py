@@ -78,7 +78,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def provenance(study: Study, arm: Arm | None = None) -> dict[str, Any]:
-    """Attributes every store of a study carries: study, arm, versions, commit."""
+    """Attributes every store carries: study, arm, its settings without places on this machine, versions, commit."""
     attributes: dict[str, Any] = {
         "study": study.name,
         "format": FORMAT,
@@ -87,7 +87,7 @@ def provenance(study: Study, arm: Arm | None = None) -> dict[str, Any]:
     }
     if arm is not None:
         attributes["arm"] = arm.path
-        attributes["settings"] = arm.settings.model_dump_json()
+        attributes["settings"] = arm.settings.model_dump_json(exclude={"task": arm.settings.task.LOCATION})
     return attributes
 
 

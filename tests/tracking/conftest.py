@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,21 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
 def recordings(study: Study, job: str = "") -> list[Path]:
     """The .wandb files of a study, oldest first."""
     return sorted((study.root / "tracking" / "wandb").glob("*run-*/run-*.wandb"))
+
+
+def leaked(names: Iterable[str], contents: Iterable[bytes]) -> list[str]:
+    """Those of the names that occur as words; in what is not text only the longer ones, which do not by chance."""
+    found = set()
+    for content in contents:
+        try:
+            text, shortest = content.decode(), 1
+        except UnicodeDecodeError:
+            text, shortest = content.decode("latin-1"), 6
+        found |= {n for n in names if len(n) >= shortest and re.search(rf"(?<!\w){re.escape(n)}(?!\w)", text)}
+    return sorted(found)
+
+
+def said_by_client(server: WandbServer) -> list[bytes]:
+    """Bodies and headers of all requests, but for the key, where it belongs."""
+    headers = [f"{k}: {v}" for r in server.requests for k, v in r.headers.items() if k != "Authorization"]
+    return [*(request.body for request in server.requests), *(line.encode() for line in headers)]
