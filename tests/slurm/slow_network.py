@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 #: Forward passes of a process after which it gets stuck, where it is to.
-BEFORE = 1300
+BEFORE = 500
 
 
 class Slow(nn.Sequential):

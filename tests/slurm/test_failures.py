@@ -74,7 +74,7 @@ def test_one_job_cancelled_from_outside_is_run_again_and_the_others_go_on(cluste
 
 
 def test_a_job_stops_itself_before_its_time_limit(cluster, long_run, long_here, tell):
-    run = long_run(cluster, {**SITE, "max_minutes": 1}, seconds=70)
+    run = long_run(cluster, {**SITE, "max_minutes": 2}, seconds=130)
     assert run.snakemake("all_members", "--retries", "10", seconds=900) == 0, run.said()
     resumed = assert_same_shards(run, long_here)
     assert min(resumed.values()) >= 1
@@ -82,13 +82,13 @@ def test_a_job_stops_itself_before_its_time_limit(cluster, long_run, long_here, 
     assert {state for jobs in found for state in jobs[:-1]} == {"FAILED"}  # never TIMEOUT
     assert "time limit" in run.said()
     assert "SIGTERM" not in run.said()
-    tell(f"limit of 1 minute, shards of 70 s: {[len(jobs) for jobs in found]} jobs, none ended by SLURM")
+    tell(f"limit of 2 minutes, shards of 130 s: {[len(jobs) for jobs in found]} jobs, none ended by SLURM")
 
 
 def test_a_job_that_slurm_ends_at_its_time_limit_resumes(start_cluster, long_run, long_here, tmp_path, tell):
     """One job of the first two gets stuck, so that it cannot stop itself."""
     cluster = start_cluster(kill_wait=2)
-    run = long_run(cluster, {**SITE, "max_minutes": 1})
+    run = long_run(cluster, {**SITE, "max_minutes": 2})
     (tmp_path / "stuck").mkdir()
     (tmp_path / "stuck" / "one").touch()
     run.environment["EMEQ_TEST_STUCK"] = str(tmp_path / "stuck")

@@ -3,7 +3,7 @@
 import pytest
 
 from .cluster import wait_for
-from .workplace import SITE, SMALL, ClusterRun, assert_same_results
+from .workplace import LONG, SITE, SMALL, ClusterRun, assert_same_results, assert_same_shards
 
 
 def test_a_study_on_slurm_has_the_bits_of_one_on_this_machine(cluster, small_here, tmp_path, tell):
@@ -26,3 +26,13 @@ def test_states_are_known_from_the_accounting_database_too(start_cluster, small_
     told = wait_for("sacct", lambda: cluster.output("sacct", "-X", "-n", "-P", "-o", "account,state,elapsed"), 30)
     assert {tuple(line.split("|")[:2]) for line in told.splitlines()} == {("lab", "COMPLETED")}
     tell(f"status by sacct, account lab: {len(told.splitlines())} jobs, results equal")
+
+
+@pytest.mark.slow
+def test_several_shards_are_trained_in_one_job(cluster, long_here, tmp_path, tell):
+    run = ClusterRun(tmp_path / "run", LONG, cluster, SITE)
+    run.complete("all_members", "--groups", "train_shard=shards", "--group-components", "shards=2")
+    assert_same_shards(run, long_here)
+    (job,) = cluster.jobs()
+    assert job.state == "COMPLETED"
+    tell(f"2 shards in one job ({job.comment}), equal")
