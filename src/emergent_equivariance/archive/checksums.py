@@ -61,9 +61,7 @@ def archive_checksum(archive: Archive, inspect: Inspect | None = None) -> str:
             continue
         digest.update(_description(name, layout.dims, layout.shape, layout.dtype))
         if CHUNK in layout.attributes:
-            cut = tuple(layout.attributes[CHUNK])
-            if cut != layout.chunk and layout.nbytes > BLOCK_BYTES:
-                raise ValueError(f"{name}: is cut into {layout.chunk}, its checksum into {cut}")
+            cut = _cut(layout)
             for index, region in chunks_of(layout.shape, cut):
                 block = archive.chunk(layout, index) if cut == layout.chunk else archive.region(layout, region)
                 digest.update(chunk_digest(block))
@@ -73,6 +71,15 @@ def archive_checksum(archive: Archive, inspect: Inspect | None = None) -> str:
             if inspect is not None:
                 inspect(layout, block)
     return digest.hexdigest()
+
+
+def _cut(layout: Layout) -> tuple[int, ...]:
+    """Chunks that the checksum of an array is made of; those it is stored in, unless it is small. Raises ValueError."""
+    cut = layout.attributes[CHUNK]
+    sizes = isinstance(cut, list) and all(type(size) is int and size > 0 for size in cut)
+    if not sizes or len(cut) != len(layout.shape) or (tuple(cut) != layout.chunk and layout.nbytes > BLOCK_BYTES):
+        raise ValueError(f"{layout.name}: is stored in chunks of {layout.chunk}, its checksum is of {cut!r}")
+    return tuple(cut)
 
 
 def _text_description(name: str, dims: Sequence[Hashable], values: np.ndarray) -> bytes:

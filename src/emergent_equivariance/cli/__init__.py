@@ -3,7 +3,7 @@
 Exit codes: see common.main. Heavy libraries are imported by the subcommand that needs them.
 """
 
-from . import looking, stages, wandb
+from . import cluster, looking, results, stages, wandb
 from .common import app, main
 
-__all__ = ["app", "looking", "main", "stages", "wandb"]
+__all__ = ["app", "cluster", "looking", "main", "results", "stages", "wandb"]

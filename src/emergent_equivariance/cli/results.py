@@ -1,0 +1,69 @@
+"""Subcommands that look at the results of a study."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..study import Study, load_study
+from .common import ResultsOption, StudyArgument, app, progress, say
+
+if TYPE_CHECKING:
+    from ..verify import Finding, Report
+
+
+@app.command()
+def verify(
+    study_file: StudyArgument,
+    results: ResultsOption = Path("results"),
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what is torn, foreign, stale or left over, and nothing else.")
+    ] = False,
+    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Files read at the same time.")] = None,
+) -> None:
+    """Read all results of a study again; name what is missing, torn, foreign or stale. Exit code 1 if anything is."""
+    from .. import controller, verify
+
+    study = load_study(study_file, results)
+    if other := controller.other(study):
+        say(f"{other} works on {study.root} now: what is missing may be on its way")
+    jobs = jobs or len(os.sched_getaffinity(0))
+    report = verify.verify(study, jobs, progress("MB read"))
+    _print(study, report)
+    if repair:
+        removed = list(_tell(verify.repair(study, report)))
+        print(f"{len(removed)} removed" + (f": {_again(study)}" if removed else ""))
+    if not report.is_well:
+        raise typer.Exit(1)
+
+
+def _print(study: Study, report: Report) -> None:
+    from ..verify import REMOVED
+
+    for finding in report.findings:
+        print(f"{finding.kind:<11} {finding.path}: {finding.reason}")
+    counts = Counter(finding.kind for finding in report.findings)
+    said = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "all is well"
+    print(f"{study.root}: {report.files} files, {report.nbytes / 1e6:.4g} MB: {said}")
+    if report.unproven:
+        print(f"{report.unproven} files do not say what they were made from (an earlier version wrote them)")
+    if any(kind in REMOVED for kind in counts):
+        again = f"emeq verify {study.file} --repair"
+        print(f"`{again}` removes what is {', '.join(kind for kind in counts if kind in REMOVED)}, and nothing else")
+    elif "missing" in counts:
+        print(_again(study))
+
+
+def _again(study: Study) -> str:
+    return f"`snakemake --configfile {study.file}` makes what is missing"
+
+
+def _tell(removed: Iterable[Finding]) -> Iterator[Finding]:
+    for finding in removed:
+        print(f"removed     {finding.path}", flush=True)
+        yield finding
