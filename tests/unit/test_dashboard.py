@@ -1,15 +1,11 @@
-"""The dashboard of Weights & Biases: what its specification says, and that it is saved once or refused clearly."""
+"""The dashboard of Weights & Biases: what its specification says. How it is saved: tests/tracking."""
 
 import json
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import yaml
-from graphql_server import serving
 from synthetic_results import classification_study, make_metrics, make_study
 
 from emergent_equivariance.report import key_numbers
@@ -20,13 +16,6 @@ from emergent_equivariance.tracking.dashboard import SPLIT, specification
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wandb_workspaces")
 
 ROOT = Path(__file__).parents[2]
-STUDY = {
-    "study": "tiny",
-    "task": {"name": "ising", "lattice": 3, "train": 4, "test": 4},
-    "network": {"name": "mlp"},
-    "training": {"learning_rate": 0.1, "steps": 2},
-    "sweep": {"network.width": [4, 8]},
-}
 
 
 def section(study):
@@ -42,9 +31,6 @@ def plotted(study, kind):
     """Titles and configurations of the panels of a kind."""
     found = [panel["config"] for part in panels(study).values() for panel in part if panel["viewType"] == kind]
     return {config["chartTitle"]: config for config in found}
-
-
-# ---------------------------------------------------------------------------------------- the specification
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.yaml")), ids=lambda file: file.stem)
@@ -130,91 +116,6 @@ def test_studies_of_kernels_have_tables_and_pictures():
         "Error of the mean NTK against width",
     ]
     assert list(panels(load_study(ROOT / "config" / "histology_ntk.yaml"))) == ["Tables", "Pictures"]
-
-
-# ------------------------------------------------------------------------------------------------- a server
-
-
-class Views:
-    """The saved views of one project; ``project`` is whether it exists."""
-
-    def __init__(self, project=True):
-        self.project, self.saved = project, {}
-
-    def __call__(self, operation, variables):
-        if operation == "View":
-            view = self.saved.get(variables["viewName"])
-            edges = [{"node": view}] if view else []
-            return {"project": {"allViews": {"edges": edges}} if self.project else None}
-        assert operation == "UpsertView2"
-        name = variables["name"]
-        if name in self.saved:  # which a server changes only where its id is given
-            assert variables["id"] == self.saved[name]["id"]
-        self.saved[name] = {"id": f"id-{name}", "spec": variables["spec"], "displayName": variables["displayName"]}
-        return {"upsertView": {"view": {"id": f"id-{name}", "name": name}, "inserted": True}}
-
-
-def emeq_dashboard(folder, url, **environment):
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    variables = {**inherited, "WANDB_BASE_URL": url, "WANDB_API_KEY": "f" * 40, **environment}
-    command = [sys.executable, "-m", "emergent_equivariance", "dashboard", "study.yaml"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=variables, timeout=100)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
-    return tmp_path
-
-
-def test_it_is_saved_to_the_project_and_saved_again_in_its_place(folder):
-    views = Views()
-    with serving(views) as server:
-        for _ in range(2):
-            done = emeq_dashboard(folder, server.url)
-            assert (done.returncode, done.stderr) == (0, "")
-            ((name, view),) = views.saved.items()
-            assert done.stdout == f"{server.url}/me/emergent-equivariance?nw={name[3:-2]}\n"
-    content = json.loads(specification(load_study(folder / "study.yaml")))
-    assert (name, json.loads(view["spec"])) == (content["name"], content["spec"])
-    assert server.operations.count("UpsertView2") == 2
-    assert not (folder / "results").exists() and not (folder / "wandb").exists()
-
-
-@pytest.mark.parametrize(
-    ("refuse", "project", "environment", "said"),
-    [
-        (401, True, {}, "error 401"),
-        (500, True, {"WANDB_HTTP_TIMEOUT": "2"}, "no answer, or only errors, for 2 s"),
-        (None, False, {}, "emergent-equivariance` not found"),
-        (None, True, {"WANDB_API_KEY": "short"}, "API key must have 40"),
-    ],
-    ids=["wrong key", "broken server", "no project", "no key"],
-)
-def test_what_goes_wrong_is_one_error_with_a_remedy(folder, refuse, project, environment, said):
-    with serving(Views(project), refuse) as server:
-        done = emeq_dashboard(folder, server.url, **environment)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: Weights & Biases: the dashboard of tiny was not saved") and said in line
-    assert "--output FILE.json" in line
-    assert "f" * 40 not in line
-
-
-@pytest.mark.slow
-def test_a_dead_server_is_waited_for_a_stated_time(folder):
-    start = time.monotonic()
-    done = emeq_dashboard(folder, "http://127.0.0.1:9")
-    assert time.monotonic() - start < 60
-    assert done.returncode == 1
-    assert "no answer, or only errors, for 15 s" in done.stderr
-
-
-def test_a_study_that_is_not_tracked_has_no_dashboard(folder):
-    (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, "tracking": {"wandb": "disabled"}}))
-    done = emeq_dashboard(folder, "http://127.0.0.1:9")
-    assert done.returncode == 1 and "tracking.wandb = disabled" in done.stderr
 
 
 def test_the_command_line_imports_neither_wandb_nor_its_workspaces():

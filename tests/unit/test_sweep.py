@@ -1,20 +1,19 @@
-"""The sweep file of Weights & Biases: every cell, as W&B's agent would start it, is one arm."""
+"""The sweep file of Weights & Biases: every cell, as W&B's agent would start it, is one arm.
 
-import json
+The agent itself: tests/tracking/test_sweep_agent.py.
+"""
+
 import os
 import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 
 import pytest
 import yaml
-from graphql_server import serving
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 
 from emergent_equivariance.errors import StudyError
 from emergent_equivariance.study import load_study, parse_study
-from emergent_equivariance.tracking.reading import records
 from emergent_equivariance.tracking.sweep import sweep_file
 
 ROOT = Path(__file__).parents[2]
@@ -113,61 +112,3 @@ def test_project_and_entity_are_those_of_the_study(tmp_path):
 def test_a_study_without_a_sweep_is_refused(tmp_path):
     with pytest.raises(StudyError, match="has no sweep"):
         sweep_file(parse_study(CONTENT, tmp_path / "study.yaml"))
-
-
-class Sweeps:
-    """A server that hands out the cells of one grid to an agent, one after the other, and then ends it."""
-
-    def __init__(self):
-        self.config, self.waiting, self.states = None, None, []
-
-    def __call__(self, operation, variables):
-        if operation == "UpsertSweep":
-            self.config = variables["config"]
-            self.waiting = list(enumerate(cells(yaml.safe_load(self.config))))
-            project = {"id": "p", "name": variables["projectName"], "entity": {"id": "e", "name": "me"}}
-            return {"upsertSweep": {"sweep": {"name": "grid", "project": project}, "configValidationWarnings": []}}
-        if operation == "SweepWithRuns":
-            return {"project": {"sweep": {"id": "s", "name": "grid", "config": self.config, "runs": {"edges": []}}}}
-        if operation == "CreateAgent":
-            return {"createAgent": {"agent": {"id": "a"}}}
-        assert operation == "Heartbeat"
-        running = json.loads(variables["runState"])
-        commands = []
-        if not running:
-            commands = [{"type": "exit"}]
-            if self.waiting:
-                index, arguments = self.waiting.pop(0)
-                commands = [{"type": "run", "run_id": f"cell{index}", "args": arguments, "program": ""}]
-        return {"agentHeartbeat": {"agent": {"id": "a"}, "commands": json.dumps(commands)}}
-
-
-@pytest.mark.slow
-def test_an_agent_makes_all_arms_and_its_runs_do_not_swallow_theirs(tmp_path):
-    for name in ("Snakefile", "workflow", "profiles"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    sweep = {"network.width": [4, 8]}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**CONTENT, "ensemble": {"members": 2}, "sweep": sweep}))
-    study = load_study(tmp_path / "study.yaml", tmp_path / "results")
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-
-    def call(*command):
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=500)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    with serving(Sweeps()) as server:
-        environment = {**inherited, "PATH": path, "OMP_NUM_THREADS": "1", "NPROC": "1"}
-        environment |= {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "f" * 40, "WANDB_ERROR_REPORTING": "false"}
-        call("emeq", "sweep", "study.yaml", "--output", "sweep.yaml")
-        call("wandb", "sweep", "sweep.yaml")
-        call("wandb", "agent", "me/emergent-equivariance/grid")
-    assert all(study.result_path(arm).is_file() for arm in study.arms)
-    found = sorted((tmp_path / "results" / "tiny" / "tracking" / "wandb").glob("offline-run-*/run-*.wandb"))
-    jobs = [record.run for file in found for record in records(file) if record.WhichOneof("record_type") == "run"]
-    assert sorted((run.run_group, run.display_name) for run in jobs if run.job_type == "train") == [
-        ("tiny", "width~4/0-1"),
-        ("tiny", "width~8/0-1"),
-    ]
-    assert len({run.run_id for run in jobs}) == len(found) == 3
-    assert not any(run.sweep_id for run in jobs)
