@@ -1,7 +1,7 @@
 """What all subcommands share: the program, its options, and how it talks.
 
 Exit codes: 0 done; 1 something the user can mend, said in one paragraph; 2 wrong usage of the command line; 75 stopped
-because a signal asked for it, and going on when it is run again (docs/reliability.md).
+by a signal or before a time limit, and going on when it is run again (docs/reliability.md).
 Heavy libraries are imported by the subcommand that needs them.
 """
 
