@@ -11,7 +11,10 @@ import pytest
 import yaml
 
 from emergent_equivariance.study import load_study
+from emergent_equivariance.tracking import log_shard
 from emergent_equivariance.tracking.reading import records
+from emergent_equivariance.tracking.runs import AGENT_VARIABLES
+from tests.tracking.conftest import data_of, recordings, shard_of, tiny
 from tests.tracking.wandb_server import WandbServer
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +53,17 @@ class Sweeps(WandbServer):
                 arguments = {name: {"value": value} for name, value in cell}
                 commands = [{"type": "run", "run_id": f"cell{index}", "args": arguments, "program": ""}]
         return {"agentHeartbeat": {"agent": {"id": "a"}, "commands": json.dumps(commands)}}
+
+
+def test_a_run_below_an_agent_keeps_its_own_identity(tmp_path, monkeypatch):
+    study = tiny(tmp_path, "offline")
+    for name in AGENT_VARIABLES:
+        monkeypatch.setenv(name, "cell0")
+    log_shard(study, study.arms[0], shard_of(study), data_of(study))
+    (file,) = recordings(study)
+    (run,) = (record.run for record in records(file) if record.WhichOneof("record_type") == "run")
+    assert (run.run_group, run.display_name, run.sweep_id) == ("tiny", "width~4/0-3", "")
+    assert run.run_id != "cell0"
 
 
 @pytest.mark.slow

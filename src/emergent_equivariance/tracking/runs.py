@@ -35,6 +35,9 @@ MARKER = "server-unreachable.txt"
 #: Ending of the file that says, beside the file of a run, that the server has all of it; as ``wandb sync`` names it.
 SENT = ".wandb.synced"
 
+#: What an agent of a sweep sets for its program, and what would lead all runs of that program into one.
+AGENT_VARIABLES = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
+
 #: Bytes below which a disk counts as full.
 MINIMUM_SPACE = 10**7
 
@@ -109,6 +112,8 @@ def _start(study: Study, folder: Path, **options: Any) -> Any:
     """Start a run; offline if the server cannot be reached now, or could not be a short time ago."""
     for variable, value in use_folder(folder).items():
         os.environ.setdefault(variable, value)
+    for variable in AGENT_VARIABLES:
+        os.environ.pop(variable, None)
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,9 +12,6 @@ import yaml
 from ..errors import StudyError
 from ..study import Arm, Study
 
-#: What an agent sets for its program, and what would lead all shards of an arm into one run.
-AGENT_VARIABLES = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
-
 HEADER = """\
 # Arms of the study {name} as a sweep of Weights & Biases, written by `emeq sweep {file}`.
 #   wandb sweep FILE            registers it and prints its name
@@ -51,7 +48,6 @@ def sweep_file(study: Study) -> str:
         },
         "command": [
             "${env}",
-            *(word for variable in AGENT_VARIABLES for word in ("-u", variable)),
             "${args_no_hyphens}",
             "sh",
             "-c",
