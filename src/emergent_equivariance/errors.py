@@ -55,6 +55,6 @@ def write_error(path: Path, error: OSError) -> StoreError:
     }
     reason = reasons.get(error.errno or 0, error.strerror or str(error))
     return StoreError(
-        f"{path}: cannot be written: {reason}. Nothing already computed is lost.",
+        f"{path}: cannot be written: {reason}. Nothing already written is lost.",
         remedy="Make room or choose another results folder, then run the same command again.",
     )

@@ -90,8 +90,10 @@ class Interruption:
         if self._deferring and self.received is None:
             self.received, self._since = name, now
         elif not self._deferring or now - self._since > SAME_REQUEST:
-            self.cleanup()
-            _leave(name)
+            try:
+                self.cleanup()
+            finally:
+                _leave(name)
 
 
 def _leave(name: str) -> None:

@@ -53,6 +53,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import TracebackType
 
 from .errors import Interrupted, Superseded, write_error
@@ -168,7 +169,7 @@ class Lease:
         self._new = path.with_name(f"{path.name}.{self.me.token}")
         self._folder: int | None = None
         self._name = ""
-        self._released = threading.Event()
+        self._released: SimpleQueue[None] = SimpleQueue()  # may be put to from the handler of a signal
 
     def acquire(self, limit: TimeLimit | None = None) -> None:
         """Take the lease as soon as nobody holds it, or its holder is dead.
@@ -226,8 +227,9 @@ class Lease:
         """Put a folder with the generation 1 in the place of none, or of an empty one; → whether that succeeded."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._new.mkdir()
+        self._name = "1"
         try:
-            self._folder, self._name = os.open(self._new, os.O_RDONLY), "1"
+            self._folder = os.open(self._new, os.O_RDONLY)
             self._create()
             self._new.rename(self.path)
         except OSError as error:
@@ -244,7 +246,8 @@ class Lease:
 
     def _take_over(self, folder: int, generation: int) -> bool:
         """Create the next generation in a folder whose holder is dead; → whether that succeeded."""
-        self._folder, self._name = os.dup(folder), str(generation + 1)
+        self._name = str(generation + 1)
+        self._folder = os.dup(folder)
         try:
             self._create()
         except OSError as error:
@@ -300,9 +303,13 @@ class Lease:
 
     def _beat(self, folder: int) -> None:
         """Give signs of life until the lease is released or lost; one that the file system refuses is made up for."""
-        while not (self._released.wait(self._silence / BEATS) or self.lost):
-            with suppress(OSError):
-                self._touch(folder)
+        while not self.lost:
+            try:
+                self._released.get(timeout=self._silence / BEATS)
+                break
+            except Empty:
+                with suppress(OSError):
+                    self._touch(folder)
         os.close(folder)
 
     def confirm(self) -> None:
@@ -334,7 +341,7 @@ class Lease:
 
     def release(self) -> None:
         """Give the lease back, if it is held. May be called from the handler of a signal."""
-        self._released.set()
+        self._released.put(None)
         self._give_back()
 
     def __enter__(self) -> Lease:

@@ -76,9 +76,10 @@ def train(
         )
     with Interruption() as interruption:
         shard = _Shard(study, arm, range(first, last + 1), interruption, time_limit(minutes), say)
-        if shard.is_trained() and not shard.checkpoint.exists():
+        place = study.lease_path(arm, first, last)
+        if shard.is_trained() and not (shard.checkpoint.exists() or place.exists()):
             return
-        with Lease(study.lease_path(arm, first, last), shard.name, say) as lease:
+        with Lease(place, shard.name, say) as lease:
             interruption.cleanup = lease.release
             try:
                 trained = shard.train(lease, progress)

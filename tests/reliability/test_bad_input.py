@@ -131,7 +131,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path):
         (small / "filler").write_bytes(bytes(os.statvfs(small).f_bavail * os.statvfs(small).f_frsize))
         before = {p: p.read_bytes() for p in small.rglob("*.zip")}
         arguments = ["train", study, "--arm", "arm~single", "--first", "0", "--last", "1", "--results", str(small)]
-        refused(emeq(tmp_path, *arguments), "members-000000-000001.zarr.zip", "disk is full", "Make room")
+        refused(emeq(tmp_path, *arguments), ".members-000000-000001.lease", "disk is full", "Make room")
         assert {p: p.read_bytes() for p in small.rglob("*.zip")} == before
         (small / "filler").unlink()
         assert emeq(tmp_path, *arguments).returncode == 0

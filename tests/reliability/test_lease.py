@@ -41,7 +41,7 @@ def taken(path, said=None, *, silence=SILENCE, me=None):
 
 def mute(lease):
     """As if the process were stopped or killed: no sign of life any more."""
-    lease._released.set()
+    lease._released.put(None)
     return lease
 
 
@@ -393,7 +393,7 @@ def disturbed(path, where, seconds, signals, count=5):
     [("here", [(signal.SIGKILL, 0)]), ("elsewhere", [(signal.SIGSTOP, 1.5), (signal.SIGCONT, 0)])],
     ids=["killed on one machine", "stopped on several machines"],
 )
-@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
 def test_of_many_takers_one_writes_at_a_time(path, where, signals, seconds):
     """Nothing that was written is lost, as it would be where two read the same state and both write."""
     path.parent.mkdir()
