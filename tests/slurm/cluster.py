@@ -145,7 +145,7 @@ def install(*, accounting: bool = True) -> None:
     subprocess.run([*quiet, *packages], check=True, env=environment, stdout=subprocess.DEVNULL)
 
 
-def wait_for(what: str, condition: Callable[[], object], seconds: float = 120, every: float = 0.1) -> object:
+def wait_for(what: str, condition: Callable[[], object], seconds: float = 600, every: float = 0.1) -> object:
     """Poll until a condition holds; → what it returned. Raises TimeoutError."""
     end = time.monotonic() + seconds
     while not (found := condition()):
@@ -211,17 +211,17 @@ class Cluster:
             prepare += f" && mount -t tmpfs database {HOME}/database"
         self._spawn("init", ["unshare", *self.OUTER, sys.executable, INIT, "sh", "-c", f"{prepare} && touch {HOME}/up"])
         try:
-            wait_for("namespaces", (self.root / "up").exists, 20)
+            wait_for("namespaces", (self.root / "up").exists)
             key = f"--key-file={HOME}/munge.key --socket={HOME}/run/munge.socket --pid-file={HOME}/run/munged.pid"
             munged = f"munged --foreground --force {key} --log-file={HOME}/log/munged.log --seed-file={HOME}/munge.seed"
             self._spawn("munged", self._inside(munged.split()))
-            wait_for("munge", lambda: self.succeeds("munge", "-S", f"{HOME}/run/munge.socket", "-n"), 30)
+            wait_for("munge", lambda: self.succeeds("munge", "-S", f"{HOME}/run/munge.socket", "-n"))
             if self.accounting:
                 self._start_accounting()
             self._spawn("slurmctld", self._inside(["slurmctld", "-D"]))
             for node in NODES:
                 self._start_node(node)
-            wait_for("slurmctld", lambda: self.succeeds("scontrol", "ping"), 60)
+            wait_for("slurmctld", lambda: self.succeeds("scontrol", "ping"))
             self.wait_for_nodes()
         except TimeoutError as error:
             raise TimeoutError(f"{error}\n{self.logs()}") from None
@@ -236,7 +236,7 @@ class Cluster:
         self.processes.clear()
 
     def run(
-        self, *command: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 60
+        self, *command: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 300
     ) -> subprocess.CompletedProcess:
         """Run a command on the cluster's login host."""
         return subprocess.run(
@@ -297,7 +297,7 @@ class Cluster:
         """Wait until every node that runs takes jobs."""
         nodes = sum(name in self.processes for name in NODES)
         up = ("sinfo", "-h", "-N", "-t", "idle,mix,alloc", "-o", "%N")
-        wait_for("nodes", lambda: len(set(self.run(*up).stdout.split())) == nodes, 90)
+        wait_for("nodes", lambda: len(set(self.run(*up).stdout.split())) == nodes)
 
     def logs(self, lines: int = 15) -> str:
         """The last lines of every daemon's log."""
@@ -348,10 +348,10 @@ class Cluster:
         client = ("mariadb", "--no-defaults", "-S", socket, "-uroot", "-e")
         user = "slurm@'127.0.0.1'"
         grant = f"create database slurm; create user {user} identified by 'slurm'; grant all on slurm.* to {user};"
-        wait_for("mariadbd", lambda: self.succeeds(*client, "select 1"), 90)
+        wait_for("mariadbd", lambda: self.succeeds(*client, "select 1"))
         self.output(*client, grant)
         self._spawn("slurmdbd", self._inside(["slurmdbd", "-D"]))
-        wait_for("slurmdbd", lambda: self.succeeds("sacctmgr", "-n", "show", "cluster"), 90)
+        wait_for("slurmdbd", lambda: self.succeeds("sacctmgr", "-n", "show", "cluster"))
         for what in ("cluster tests", "account lab cluster=tests", "user root account=lab cluster=tests"):
             self.output("sacctmgr", "-i", "-Q", "add", *what.split())
 

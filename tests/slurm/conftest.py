@@ -10,7 +10,7 @@ import pytest
 pytest.register_assert_rewrite("tests.slurm.workplace")
 
 from . import cluster as slurm  # noqa: E402
-from .workplace import LONG, SMALL, run_here  # noqa: E402
+from .workplace import LONG, SMALL, run_here, train_here  # noqa: E402
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def small_here(tmp_path_factory):
 @pytest.fixture(scope="session")
 def long_here(tmp_path_factory):
     """The shards of the long study, trained on this machine."""
-    return run_here(tmp_path_factory.mktemp("here") / "long", LONG, "all_members")
+    return train_here(tmp_path_factory.mktemp("here") / "long", LONG)
 
 
 @pytest.fixture

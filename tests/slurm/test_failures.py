@@ -43,7 +43,7 @@ def test_a_shard_goes_on_elsewhere_when_its_node_dies(cluster, long_run, long_he
     node = jobs[0].nodes
     died = time.monotonic()
     cluster.kill_node(node)
-    assert run.finish(process, 600) == 0, run.said()
+    assert run.finish(process) == 0, run.said()
     resumed = assert_same_shards(run, long_here)
     lost = [shard for shard in shards if run.jobs_of(shard)[0].nodes == node]
     for shard in lost:
@@ -52,7 +52,7 @@ def test_a_shard_goes_on_elsewhere_when_its_node_dies(cluster, long_run, long_he
         assert (last.state, last.nodes != node) == ("COMPLETED", True)
         said = run.training_log(shard)
         assert RESUMED in said
-        assert f"trained by another job ({node}, process" in said
+        assert f"taken over from a job that has not been heard of for 120 s ({node}, process" in said
     assert sum(resumed.values()) == len(lost) > 0
     tell(f"{node} killed with {len(lost)} shards in training: resumed elsewhere, {time.monotonic() - died:.0f} s later")
 
@@ -75,7 +75,7 @@ def test_one_job_cancelled_from_outside_is_run_again_and_the_others_go_on(cluste
 
 def test_a_job_stops_itself_before_its_time_limit(cluster, long_run, long_here, tell):
     run = long_run(cluster, {**SITE, "max_minutes": 2}, seconds=130)
-    assert run.snakemake("all_members", "--retries", "10", seconds=900) == 0, run.said()
+    assert run.snakemake("all_members", "--retries", "10") == 0, run.said()
     resumed = assert_same_shards(run, long_here)
     assert min(resumed.values()) >= 1
     found = [states(run, shard) for shard in run.shards()]
@@ -96,7 +96,7 @@ def test_a_job_that_slurm_ends_at_its_time_limit_resumes(start_cluster, long_run
     (tmp_path / "stuck").mkdir()
     (tmp_path / "stuck" / "one").touch()
     run.environment["EMEQ_TEST_STUCK"] = str(tmp_path / "stuck")
-    assert run.snakemake("all_members", "--retries", "10", seconds=900) == 0, run.said()
+    assert run.snakemake("all_members", "--retries", "10") == 0, run.said()
     resumed = assert_same_shards(run, long_here)
     found = [states(run, shard) for shard in run.shards()]
     assert list((tmp_path / "stuck").iterdir()) == []
@@ -113,7 +113,7 @@ def test_preempted_shards_resume(start_cluster, long_run, long_here, mode, grace
     for shard in run.shards():
         run.until_training(shard)
     important = cluster.submit(*ALL_OF_BOTH, command="sleep 5")
-    wait_for("preemption", lambda: any(job.id == important and job.state == "COMPLETED" for job in cluster.jobs()), 180)
+    wait_for("preemption", lambda: any(job.id == important and job.state == "COMPLETED" for job in cluster.jobs()))
     assert run.finish(process) == 0, run.said()
     resumed = assert_same_shards(run, long_here)
     assert set(resumed.values()) == {1}
@@ -132,16 +132,16 @@ def test_jobs_outlive_a_killed_controller_and_no_shard_is_trained_twice(cluster,
         run.until_training(shard)
     cluster.signal(process, signal.SIGKILL)
     process.wait()
-    wait_for("the short shard", run.shard_path(short).exists, 240)
+    wait_for("the short shard", run.shard_path(short).exists)
     (job,) = run.jobs_of(long)
     assert (job.state, run.shard_path(long).exists()) == ("RUNNING", False)
     run.complete("--unlock")
     process = run.start("all_members")
-    again = wait_for("another job for the long shard", lambda: run.jobs_of(long)[1:], 120)
-    waiting = f"trained by another job ({job.nodes}, process"
-    wait_for("a job that waits", lambda: waiting in run.training_log(long), 120)
+    again = wait_for("another job for the long shard", lambda: run.jobs_of(long)[1:])
+    waiting = f"waiting for another job that trains them ({job.nodes}, process"
+    wait_for("a job that waits", lambda: waiting in run.training_log(long))
     assert run.job_of(long, "RUNNING").id == again[0].id
-    made = wait_for("the long shard", lambda: run.shard_path(long).exists() and run.shard_path(long).stat(), 240)
+    made = wait_for("the long shard", lambda: run.shard_path(long).exists() and run.shard_path(long).stat())
     assert run.finish(process) == 0, run.said()
     after = run.shard_path(long).stat()
     assert (after.st_ino, after.st_mtime_ns) == (made.st_ino, made.st_mtime_ns)

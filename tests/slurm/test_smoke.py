@@ -23,7 +23,7 @@ def test_states_are_known_from_the_accounting_database_too(start_cluster, small_
     run = ClusterRun(tmp_path / "run", SMALL, cluster, {**SITE, "account": "lab"})
     run.complete("--slurm-status-command", "sacct")
     assert_same_results(run, small_here)
-    told = wait_for("sacct", lambda: cluster.output("sacct", "-X", "-n", "-P", "-o", "account,state,elapsed"), 30)
+    told = wait_for("sacct", lambda: cluster.output("sacct", "-X", "-n", "-P", "-o", "account,state,elapsed"))
     assert {tuple(line.split("|")[:2]) for line in told.splitlines()} == {("lab", "COMPLETED")}
     tell(f"status by sacct, account lab: {len(told.splitlines())} jobs, results equal")
 

@@ -51,6 +51,9 @@ SLOWLY = Choice("torch", "loop", 1, 10)
 SITE = {"partition": "cpu", "max_minutes": 30, "max_memory": 8}
 GPU_SITE = {**SITE, "gpu": {"partition": "gpu", "request": "gpus"}}
 
+#: Seconds after which something is taken to hang: far more than anything takes, on a busy machine too.
+DEADLINE = 1200
+
 CONTROLLER = [sys.executable, "-P", str(Path(__file__).with_name("controller.py"))]
 SPY = Path(__file__).with_name("spy")
 
@@ -82,7 +85,7 @@ class ClusterRun:
     def emeq(self, command: str, *arguments: str) -> subprocess.CompletedProcess:
         """Run a subcommand on the study file, on the login host."""
         program = [sys.executable, "-m", "emergent_equivariance", command, str(self.file), *arguments]
-        return self.cluster.run(*program, cwd=self.folder, env=self.environment, timeout=300)
+        return self.cluster.run(*program, cwd=self.folder, env=self.environment, timeout=DEADLINE)
 
     def spy(self, **more: str) -> None:
         """Have every call of `emeq` say what it sees; see the folder ``spy``."""
@@ -107,7 +110,7 @@ class ClusterRun:
                 *command, *profile, *polling, *arguments, cwd=self.folder, env=self.environment, stdout=log, stderr=log
             )
 
-    def finish(self, process: subprocess.Popen, seconds: float = 300) -> int:
+    def finish(self, process: subprocess.Popen, seconds: float = DEADLINE) -> int:
         """Wait for Snakemake; → its exit code. Raises TimeoutError with what it said."""
         try:
             return process.wait(timeout=seconds)
@@ -115,11 +118,11 @@ class ClusterRun:
             queue = "\n".join(map(str, self.cluster.jobs()))
             raise TimeoutError(f"snakemake runs for more than {seconds} s\n{self.said()}\n{queue}") from None
 
-    def snakemake(self, *arguments: str, seconds: float = 300) -> int:
+    def snakemake(self, *arguments: str, seconds: float = DEADLINE) -> int:
         """Run Snakemake to its end; → its exit code."""
         return self.finish(self.start(*arguments), seconds)
 
-    def complete(self, *arguments: str, seconds: float = 300) -> None:
+    def complete(self, *arguments: str, seconds: float = DEADLINE) -> None:
         """Run Snakemake to its end. Raises AssertionError with what it said where it fails."""
         assert self.snakemake(*arguments, seconds=seconds) == 0, self.said()
 
@@ -157,7 +160,7 @@ class ClusterRun:
         found = self.jobs_of(shard)
         return found[-1] if found and (not states or found[-1].state in states) else None
 
-    def until_training(self, shard: tuple[str, int, int], seconds: float = 240) -> Job:
+    def until_training(self, shard: tuple[str, int, int], seconds: float = DEADLINE) -> Job:
         """Wait until a shard is in training and has a checkpoint; → the job that trains it."""
 
         def training() -> Job | None:
@@ -191,13 +194,28 @@ def prepare(folder: Path, file: Path) -> None:
             store.write_text(probe.to_json(), study.probe_path(arm))
 
 
-def run_here(folder: Path, content: dict, *targets: str) -> Workplace:
+def run_here(folder: Path, content: dict) -> Workplace:
     """Run a study on this machine."""
     folder.mkdir(parents=True)
     workplace = Workplace(folder, content)
-    prepare(folder, workplace.file)
-    done = workplace.snakemake(*targets)
+    done = workplace.snakemake()
     assert done.returncode == 0, done.stdout + done.stderr
+    return workplace
+
+
+def train_here(folder: Path, content: dict) -> Workplace:
+    """Train the shards of a study of one arm on this machine, by hand."""
+    folder.mkdir(parents=True)
+    workplace = Workplace(folder, content)
+    prepare(folder, workplace.file)
+    study = load_study(workplace.file, folder / "results")
+    (arm,) = study.arms
+    commands = [["data", "--key", arm.data_key]]
+    for first, last in study.shards(arm):
+        commands.append(["train", "--arm", arm.path, "--first", str(first), "--last", str(last)])
+    for name, *options in commands:
+        done = workplace.emeq(name, str(workplace.file), *options)
+        assert done.returncode == 0, done.stdout + done.stderr
     return workplace
 
 
