@@ -11,7 +11,9 @@ import yaml
 
 from emergent_equivariance.errors import TrackingError
 from emergent_equivariance.study import load_study
+from emergent_equivariance.tracking import curves
 from emergent_equivariance.tracking.dashboard import save, specification
+from tests.tracking.conftest import data_of, shard_of, tiny
 from tests.tracking.wandb_server import KEY, WandbServer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wandb_workspaces")
@@ -63,6 +65,16 @@ def emeq_dashboard(folder, url, **environment):
 def folder(tmp_path):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
     return tmp_path
+
+
+def test_every_key_of_the_training_curves_is_one_that_shards_record(tmp_path):
+    study = tiny(tmp_path, "offline")
+    row = curves.shard_curves(study.arms[0], shard_of(study), data_of(study))[0]
+    sections = json.loads(specification(study))["spec"]["section"]["panelBankConfig"]["sections"]
+    (training,) = (part["panels"] for part in sections if part["name"] == "Training")
+    assert len(training) == 4
+    for panel in training:
+        assert {panel["config"]["xAxis"], *panel["config"]["metrics"]} <= set(row)
 
 
 def test_it_is_saved_to_the_project_and_saved_again_in_its_place(folder, monkeypatch):
