@@ -35,8 +35,7 @@ def products(workplace):
     """Every product of a study in a form that can be compared: its arrays, or its bytes."""
     root = workplace.root
     stores = {p: store.read(p).attrs["checksum"] for p in root.glob("[demt]*/**/*.zarr.zip")}
-    texts = {p: p.read_bytes() for folder in ("tables", "figures") for p in (root / folder).iterdir()}
-    texts |= {p: p.read_bytes() for p in (root / "summary.html",)}
+    texts = {p: p.read_bytes() for p in [*root.glob("tables/*.csv"), *root.glob("figures/*"), root / "summary.html"]}
     return {str(path.relative_to(root)): content for path, content in (stores | texts).items()}
 
 
@@ -75,7 +74,8 @@ def wait_for(condition, process, seconds=300.0):
 
 
 def kill_group(process):
-    os.killpg(process.pid, signal.SIGKILL)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
@@ -151,21 +151,25 @@ def test_killed_at_many_moments_a_study_is_complete_and_nothing_is_trained_twice
     """-s prints where the kills landed."""
     place = Workplace(tmp_path, TINY)
     rng, root = random.Random(1), place.root
-    seen, kills = {}, 0
-    moments = ["data/*.zip", "engine/*.json", "theory/*.json", "theory/*.zip", "members/**/members-*.zip"]
-    moments += ["logs/members/**/*.log", "ensemble/*.zip", "tables/*", "metrics.nc", "figures/[a-z]*", "summary.html"]
-    while moments:
-        pattern = rng.choice(moments[:3])
-        known = set(root.glob(pattern)) if root.exists() else set()
+    stages_left = ["data/*.zip", "engine/*.json", "theory/*.json", "theory/*.zip", "members/**/members-*.zip"]
+    stages_left += ["logs/members/**/*.log", "ensemble/*.zip", "tables/*", "metrics.nc", "figures/[a-z]*"]
+    seen, kills, ended = {}, 0, False
+
+    def begun():
+        """The first of the stages not yet disturbed of which there is a new file."""
+        return next((p for p in stages_left if set(root.glob(p)) - known[p]), None)
+
+    while stages_left and not ended:
+        known = {pattern: set(root.glob(pattern)) for pattern in stages_left}
         process = start(place)
-        if wait_for(lambda: set(root.glob(pattern)) - known, process):  # noqa: B023
+        ended = not wait_for(begun, process)
+        if (stage := begun()) is not None:
             time.sleep(rng.choice([0, 0, 0.3, 1.5]))
-        if process.poll() is None:
-            kill_group(process)
+            stages_left.remove(stage)
+            print("killed after", stage)
             kills += 1
-            print("killed after", pattern)
-            unlock(place)
-        moments.remove(pattern)
+        kill_group(process)
+        unlock(place)
         now = stamps(place)
         assert {name for name in seen if now.get(name) != seen[name]} == set(), "a complete shard was trained again"
         seen = now
