@@ -11,11 +11,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from emergent_equivariance import store
 from emergent_equivariance.errors import TrackingError
 from emergent_equivariance.store import write_netcdf
 from emergent_equivariance.tracking import log_shard, log_summary, runs, sync
+from emergent_equivariance.tracking.again import record_again
+from emergent_equivariance.tracking.reading import recorded
 from tests.tracking.conftest import data_of, leaked, recordings, said_by_client, shard_of, tiny
-from tests.tracking.test_curves import joined
+from tests.tracking.test_curves import gaussian, joined
 from tests.tracking.wandb_server import KEY, WandbServer
 
 
@@ -155,6 +158,30 @@ def test_nothing_recorded_is_nothing_to_send(tmp_path):
     said: list[str] = []
     assert sync.send(tiny(tmp_path, "offline"), said.append) == 0
     assert "nothing is recorded" in said[0]
+
+
+def test_lost_runs_are_recorded_again_from_the_results(tmp_path):
+    """Nothing is lost with the tracking folder: shards and theory stores hold all that is recorded."""
+    study = tiny(tmp_path, "disabled")
+    arm = study.arms[0]
+    store.write(store.task_to_dataset(data_of(study)), study.data_path(arm), store.provenance(study))
+    attributes = store.provenance(study, arm) | {"config_hash": arm.config_hash}
+    for first in (0, 4):
+        store.write(shard_of(study, first=first), study.shard_path(arm, first, first + 3), attributes)
+    store.write(gaussian(study, 1)[0], study.theory_path(arm), store.provenance(study))
+    record_shard(tiny(tmp_path, "offline"))
+    said: list[str] = []
+    record_again(study, said.append)
+    assert said == [f"recorded: theory {arm.theory_key}", "recorded: train width~4/4-7"]
+    kept = {file.stem: recorded(file) for file in recordings(study)}
+    assert [(entry.job, entry.rows, entry.finished) for entry in kept.values()] == [
+        ("train", 4, True),
+        ("theory", 4, True),
+        ("train", 4, True),
+    ]
+    said.clear()
+    record_again(study, said.append)
+    assert said == []
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..study import load_study
-from .common import ResultsOption, StudyArgument, app, say
+from .common import ResultsOption, StudyArgument, app, check_kind, say
 
 
 @app.command()
@@ -16,11 +16,19 @@ def sync(
     study_file: StudyArgument,
     results: ResultsOption = Path("results"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent; send nothing.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="First record, from the results, the shards and theory that no run holds.")
+    ] = False,
 ) -> None:
     """Send what was recorded offline to Weights & Biases: each run once, the summary last."""
     from ..tracking.sync import send
 
     study = load_study(study_file, results)
+    if again:
+        from ..tracking.again import record_again
+
+        check_kind(study, "sync --again", ensemble=True)
+        record_again(study, say)
     if send(study, say, dry_run=dry_run):
         raise typer.Exit(1)
 

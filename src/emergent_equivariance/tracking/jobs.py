@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from ..tasks.base import TaskData
 
 
+def shard_identity(arm: Arm, first: int, last: int) -> list[Any]:
+    """What makes the run of a shard this run."""
+    return [arm.path, first, last, arm.config_hash]
+
+
 def log_shard(study: Study, arm: Arm, shard: xr.Dataset, data: TaskData) -> None:
     """The training curves of a shard: aggregates over its members, never those themselves.
 
@@ -36,7 +41,7 @@ def log_shard(study: Study, arm: Arm, shard: xr.Dataset, data: TaskData) -> None
         "last": last,
         "ensemble_size": size,
     }
-    identity = [arm.path, first, last, arm.config_hash]
+    identity = shard_identity(arm, first, last)
     with run(study, "train", f"{arm.path}/{first}-{last}", identity, config, _tags(arm.labels)) as active:
         if active is not None:
             _log(active, rows, arm.settings.training.unit)

@@ -71,7 +71,7 @@ def run(
             group=study.name,
             job_type=job,
             name=name,
-            id=fingerprint([study.name, job, *identity]),
+            id=run_id(study, job, identity),
             tags=[tag[:64] for tag in tags],
             config=config,
         )
@@ -90,6 +90,11 @@ def run(
     if finished:
         with _warning(unsent):
             _settle(place, online)
+
+
+def run_id(study: Study, job: str, identity: Sequence[Any]) -> str:
+    """The id of a run."""
+    return fingerprint([study.name, job, *identity])
 
 
 def send_later(study: Study) -> str:

@@ -100,13 +100,17 @@ class Found(NamedTuple):
     recording: list[str]
 
 
+def recordings(folder: Path) -> list[Recording]:
+    """All runs in a tracking folder."""
+    files = sorted(folder.glob("wandb/*run-*/run-*.wandb"))
+    return [Recording(file, recorded(file)) for file in files if not file.parent.is_symlink()]
+
+
 def find(folder: Path) -> Found:
     """Look through a tracking folder."""
     runs: dict[str, list[Recording]] = {}
-    for file in sorted(folder.glob("wandb/*run-*/run-*.wandb")):
-        if not file.parent.is_symlink():
-            entry = Recording(file, recorded(file))
-            runs.setdefault(entry.id, []).append(entry)
+    for entry in recordings(folder):
+        runs.setdefault(entry.id, []).append(entry)
     unsent, sent, recording = [], 0, []
     for entries in runs.values():
         last = max(entries, key=lambda entry: entry.rank)
