@@ -144,7 +144,8 @@ def test_online_the_server_has_the_run_and_a_repeated_job_continues_it(tmp_path,
     assert list(server.runs) == [run.id]
     assert run.history == first
     assert warnings(capfd) == []
-    assert all(file.with_suffix(runs.SENT).is_file() for file in recordings(study))
+    files = {path for path in (study.root / "tracking").rglob("*") if path.is_file()}
+    assert files == {path for file in recordings(study) for path in (file, file.with_suffix(runs.SENT))}
 
 
 def test_rows_that_the_server_refuses_are_told_though_the_client_says_nothing(tmp_path, capfd, server: WandbServer):

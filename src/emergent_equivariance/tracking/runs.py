@@ -35,6 +35,9 @@ MARKER = "server-unreachable.txt"
 #: Ending of the file that says, beside the file of a run, that the server has all of it; as ``wandb sync`` names it.
 SENT = ".wandb.synced"
 
+#: Ending of the file in which the client keeps where a run starts on the server.
+SYNC_STATE = ".wandb.syncstate"
+
 #: What an agent of a sweep sets for its program, and what would lead all runs of that program into one.
 AGENT_VARIABLES = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
 
@@ -220,6 +223,15 @@ def _settle(place: Path, online: bool) -> None:
         raise ConnectionError(refused)
     if online:
         file.with_suffix(SENT).touch()
+        leave_run(file)
+
+
+def leave_run(file: Path) -> None:
+    """Remove, beside the .wandb file of a run that is sent, what only sending it needed."""
+    place = file.parent
+    for path in (place / "files/config.yaml", place / "files/wandb-summary.json", file.with_suffix(SYNC_STATE)):
+        path.unlink(missing_ok=True)
+    tidy(place)
 
 
 def tidy(place: Path) -> None:

@@ -26,7 +26,7 @@ from typing import NamedTuple
 from ..errors import TrackingError
 from ..study import Study
 from .reading import Recorded, lost, recorded
-from .runs import MARKER, SENT, tidy, use_folder
+from .runs import MARKER, SENT, leave_run, use_folder
 
 #: Seconds before each attempt to send what is left.
 WAITS = (0, 10, 30)
@@ -46,9 +46,6 @@ PATIENCE = {
     for part in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
     for name, value in (("MAX", "3"), ("WAIT_MIN_SECONDS", "1"), ("WAIT_MAX_SECONDS", "5"))
 }
-
-#: Ending of the file in which the client keeps where a run starts on the server.
-SYNC_STATE = ".wandb.syncstate"
 
 #: What the client says where the server answers 401 or 403.
 REFUSED = "<no message>"
@@ -177,21 +174,13 @@ def _attempt(folder: Path, queue: list[Recording], say: Say) -> tuple[list[Recor
         for entry in batch:
             if entry.sent:
                 say(f"sent: {entry.said}")
-                _settle(entry)
+                leave_run(entry.file)
         if unsent:
             failed, reason = [*failed, *unsent], said
             if final or len(unsent) == len(batch):
                 return queue + failed, reason, final
         size = BATCH
     return failed, reason, False
-
-
-def _settle(entry: Recording) -> None:
-    """Remove what the client needed to send a run, and not the run."""
-    place = entry.file.parent
-    for path in (place / "files/config.yaml", place / "files/wandb-summary.json", entry.file.with_suffix(SYNC_STATE)):
-        path.unlink(missing_ok=True)
-    tidy(place)
 
 
 def _call(folder: Path, batch: Sequence[Recording]) -> tuple[str, bool]:
