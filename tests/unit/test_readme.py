@@ -24,13 +24,11 @@ PAGES = [
 SUBCOMMANDS = set(typer.main.get_command(app).commands)
 TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 
-#: Names that stand for the reader's own file, study or profile.
+#: Names that stand for the reader's own file or study.
 PLACEHOLDERS = {
     "config/my_study.yaml",
     "config/STUDY.yaml",
     "profiles/slurm/cluster.yaml",
-    "profiles/generic",
-    "profiles/kubernetes",
 }
 
 
