@@ -56,5 +56,5 @@ def write_error(path: Path, error: OSError) -> StoreError:
     reason = reasons.get(error.errno or 0, error.strerror or str(error))
     return StoreError(
         f"{path}: cannot be written: {reason}. Nothing already written is lost.",
-        remedy="Make room or choose another results folder, then run the same command again.",
+        remedy="Make room or choose a results folder that you may write to, then run the same command again.",
     )

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -303,6 +304,42 @@ def test_a_disk_that_refuses_is_an_error_and_nothing_is_left(path, monkeypatch):
     monkeypatch.undo()
     lease.confirm()
     lease.release()
+
+
+def as_another_user(function):
+    """Run a function in a process of the user nobody; → what it returns, a text."""
+    reading, writing = os.pipe()
+    if (process := os.fork()) == 0:
+        try:
+            os.setuid(65534)
+            os.write(writing, function().encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(process, 0)
+    with open(reading) as pipe:
+        return pipe.read()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_sees_who_holds_a_lease_and_is_told_what_he_may_not_write():
+    def attempt():
+        try:
+            taken(path)
+        except StoreError as error:
+            return error.message
+        return "taken"
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        path = Path(folder) / ".members-000000-000005.lease"
+        with taken(path):
+            assert as_another_user(lambda: str(holder(path).is_gone)) == "False"
+        assert as_another_user(attempt).startswith(f"{path}: cannot be written: Permission denied.")
+        path.mkdir()
+        (path / "1").write_text("of a dead process")
+        assert as_another_user(attempt).startswith(f"{path}: cannot be written: Permission denied.")
+        assert [file.name for file in path.iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize("shift", [100.0, -100.0, 2.0])
