@@ -192,3 +192,21 @@ def test_the_summary_has_curves_by_members_and_by_width_and_flat_key_numbers():
         "diverged": 1,
         "missing": 4,
     }
+
+
+def test_studies_of_kernels_have_their_errors_by_width_or_no_such_curve():
+    study = tiny(HERE, "offline")
+    names = [arm.path for arm in study.arms]
+    errors = xr.Dataset(
+        {"relative_error": (("arm", "kind"), [[0.1, 0.2], [0.3, 0.4]])},
+        {"arm": names, "kind": ["nngp", "ntk"], "network_width": ("arm", [4, 8])},
+    )
+    assert curves.by_width(study, errors, None)[1] == {
+        "width": 8,
+        f"{curves.BY_WIDTH}/nngp/all": 0.3,
+        f"{curves.BY_WIDTH}/ntk/all": 0.4,
+    }
+    regression = errors.drop_vars(["relative_error", "network_width"])
+    assert curves.by_width(study, regression, None) == []
+    assert curves.key_values(study, regression, None) == {"arms": 2}
+    assert curves.failures(regression) == []

@@ -240,7 +240,9 @@ def by_width(study: Study, joined: xr.Dataset, numbers: pd.DataFrame | None) -> 
     """Distance to the NTK against the width: of the full ensemble, or in a study of kernels of the mean kernel."""
     names = curve_keys(study)
     rows: dict[int, Row] = {}
-    width = {str(arm): int(w) for arm, w in zip(joined["arm"].values, joined["network_width"].values, strict=True)}
+    if "network_width" not in joined.coords:  # studies of kernel regression
+        return []
+    width = {str(arm): int(w or 0) for arm, w in zip(joined["arm"].values, joined["network_width"].values, strict=True)}
     for arm, key, value in _distances(joined, numbers):
         if width[arm] and np.isfinite(value):
             rows.setdefault(width[arm], {})[f"{BY_WIDTH}/{key}/{names[arm]}"] = float(value)
