@@ -19,7 +19,8 @@ def test_a_shard_that_fails_for_good_leaves_the_others_and_is_named(cluster, lon
     assert [job for job in cluster.jobs() if "aggregate" in job.comment] == []
     report = run.said()[run.said().index("is not complete") :]
     assert f"members 4–7: {run.shard_path(bad)}" in report.replace("results/", f"{run.folder}/results/")
-    assert "this member shall fail" in report
+    assert "logs/members/arm~single/members-000004-000007.log: " in report
+    assert "this member shall fail" in run.said()
     name = str(run.shard_path(good).relative_to(run.study.root / "members"))
     assert stores(run.study.root / "members") == {name: stores(long_here.root / "members")[name]}
     refused = run.emeq("aggregate", "--arm", bad[0])
