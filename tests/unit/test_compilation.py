@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from emergent_equivariance.training.compilation import check_private
+
 TRAIN = """
 import sys, warnings
 from pathlib import Path
@@ -51,3 +55,12 @@ def test_programs_are_shared_and_torn_ones_compiled_anew(tmp_path: Path) -> None
     assert "Error" not in said
     assert not (own / "empty-cache").exists()
     assert train(tmp_path)[:3] == (compiled, 0, expected)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o720])
+def test_programs_that_others_could_have_put_there_are_not_run(tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
+    with pytest.raises(PermissionError, match="others can write there"):
+        check_private(tmp_path)
+    tmp_path.chmod(0o700)
+    check_private(tmp_path)
