@@ -142,7 +142,8 @@ def write(
     for name, variable in dataset.variables.items():
         dataset[name].encoding = {}
         if variable.ndim and variable.dtype.kind == "f" and variable.size:
-            rows = max(1, min(len(variable), BLOCK_BYTES // 2 // max(1, variable.nbytes // len(variable))))
+            most = max(1, BLOCK_BYTES // 2 // max(1, variable.nbytes // len(variable)))
+            rows = -(-len(variable) // -(-len(variable) // most))  # the last chunk is written in full: alike in size
             encoding[name] = {"chunks": (rows, *variable.shape[1:]), "_FillValue": np.nan}
             if not _compresses(variable):
                 encoding[name]["compressors"] = None

@@ -45,6 +45,16 @@ def test_two_writes_of_the_same_numbers_give_the_same_bytes(tmp_path, dataset):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_what_does_not_compress_takes_no_more_room_than_it_has(tmp_path, monkeypatch):
+    """Chunks are written in full: 60 rows in chunks of at most 17 are 4 chunks of 15, not 4 of 17."""
+    rng = np.random.default_rng(0)
+    noise = xr.Dataset({"prediction": (("member", "value"), rng.normal(size=(60, 1000)).astype(np.float32))})
+    monkeypatch.setattr(store, "BLOCK_BYTES", 2 * 17 * 4000)
+    store.write(noise, tmp_path / "a.zarr.zip", {"format": FORMAT})
+    assert (tmp_path / "a.zarr.zip").stat().st_size < 1.02 * noise["prediction"].nbytes
+    xr.testing.assert_equal(store.read(tmp_path / "a.zarr.zip").load().drop_attrs(), noise)
+
+
 def test_the_sign_of_nan_does_not_matter(tmp_path):
     """zarr drops a chunk of NaN and gives back positive ones."""
     negative = xr.Dataset({"a": ("x", np.copysign(np.full(3, np.nan), -1))})
