@@ -297,6 +297,25 @@ def test_a_job_is_described_by_rule_and_arm(study):
         check_jobs(Cluster(), None, [job], None, 1)
 
 
+def test_emeq_cluster_checks_by_hand_what_a_run_checks(tmp_path, monkeypatch, capsys):
+    from emergent_equivariance import slurm
+    from emergent_equivariance.cli.cluster import cluster as check_by_hand
+
+    asked = []
+    monkeypatch.setattr(slurm, "offered", lambda accounts: asked.append(accounts) or OFFER)
+    file, site = tmp_path / "study.yaml", tmp_path / "site.yaml"
+    file.write_text(
+        "study: s\ntask: {name: cosine}\ngroup: c2\nnetwork: {name: mlp}\ntraining: {learning_rate: 0.1, steps: 3}\n"
+    )
+    site.write_text("{account: lab, partition: cpu}")
+    check_by_hand(file, site, 4, tmp_path)
+    assert "fit what this cluster has" in capsys.readouterr().out
+    site.write_text("partition: huge")
+    with pytest.raises(ClusterError, match="partition = huge"):
+        check_by_hand(file, site, 4, tmp_path)
+    assert asked == [True, False], "accounts are asked for where one is named"
+
+
 def test_the_profile_is_yaml_with_known_options():
     from snakemake.cli import get_argument_parser
 

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from emergent_equivariance.plan import render
+from emergent_equivariance.settings.cluster import Cluster
 from emergent_equivariance.study import Candidate, Choice, Probe, parse_study, read_probe
 from emergent_equivariance.study.budget import CUDA, size, training_job_bytes, training_job_memory
 from emergent_equivariance.study.training_memory import training_memory
@@ -18,10 +19,10 @@ from emergent_equivariance.training import ENGINES, build_problem, get_engine
 TASK = {"name": "ising", "lattice": 4, "train": 20, "test": 12}
 
 
-def printed(content, results, keys=False):
+def printed(content, results, keys=False, cluster=None):
     text = io.StringIO()
     study = parse_study({"study": "s", "task": TASK, **content}, Path("study.yaml"), results)
-    render(study, keys, Console(file=text, width=220))
+    render(study, keys, Console(file=text, width=220), cluster)
     return study, text.getvalue()
 
 
@@ -185,3 +186,19 @@ def test_one_is_not_many(tmp_path):
     _, text = printed({**ENSEMBLE, **one}, tmp_path)
     assert text.splitlines()[0].rstrip() == "study.yaml: study 's', 1 arm"
     assert "in all: 1 member in 1 shard, 1 analytic solution, 1 job for tiles of kernels, " in text
+
+
+def test_every_job_is_shown_with_what_it_needs_and_asks_a_cluster_for(tmp_path):
+    study, text = printed(ENSEMBLE, tmp_path)
+    assert row(text, "train_shard") == ["train_shard", "4", "4", "3.0", "1.3 GB"]
+    assert row(text, "compute_kernel_tiles")[1:3] == ["5", "5"]
+    assert "core-hours, " not in text
+    study.shard_path(study.arms[0], 0, 63).parent.mkdir(parents=True)
+    study.shard_path(study.arms[0], 0, 63).touch()
+    site = Cluster(partition="cpu", max_minutes=5)
+    text = printed(ENSEMBLE, tmp_path, cluster=site)[1]
+    assert row(text, "train_shard") == ["train_shard", "4", "3", "3.0", "1.3 GB", "5", "1300", "1", "cpu"]
+    assert row(text, "make_data")[-1] == "this machine"
+    todo = 5 + 1 + 2 + 4 + 3 + 4 + 2
+    assert f"{todo} jobs to submit, asking for {todo * 5 / 60:.3g} hours in all" in text
+    assert ", 0 hours of a GPU at most" in text
