@@ -1,4 +1,4 @@
-"""Collects one table of ratios per run, printed at the end; the latest of each is kept in docs/, as JSON and a page."""
+"""Collects one table of ratios per run, printed at the end; the latest of each is kept in docs/, as JSON and pages."""
 
 import json
 import platform
@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
+from ..scale import page as page_of_scaling
 
 FILE = Path(__file__).parents[2] / "docs" / "benchmarks.json"
 ROWS: list[dict] = []
@@ -55,3 +57,4 @@ def pytest_terminal_summary(terminalreporter):
     for row in ROWS:
         terminalreporter.write_line(f"{row['name']:<{width}}  {row['value']:>10.4g}  {row['goal']}")
     keep(FILE, ROWS)
+    page_of_scaling.main()

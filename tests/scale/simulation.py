@@ -1,9 +1,9 @@
 """A study as large as one likes, trained by the stub engine: everything but the training is real.
 
-    python -m tests.scale.simulation FOLDER [--arms 10] [--members 1000] [--shard-size 50] [--full-size] [--slurm]
+    python -m tests.scale.simulation FOLDER [--arms 10] [--members 1000] [--shard-size 100] [--full-size] [--slurm]
 
-runs one in FOLDER, through the local executor or the SLURM cluster that SLURM_CONF names, and prints as JSON what it
-took: processor time and memory of every kind of process, files and bytes.
+runs one in FOLDER, by the local executor or on a private SLURM cluster (tests/slurm), and prints as JSON what it took:
+processor time and memory of every kind of process, files and bytes.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -19,12 +20,14 @@ from statistics import mean
 
 import yaml
 
+from ..slurm.cluster import Cluster
+
 ROOT = Path(__file__).parents[2]
 STUB = Path(__file__).with_name("stub")
 WIDTHS = (256, 512, 1024, 2048, 4096)
 
 
-def content(arms=10, members=1000, shard_size=50, *, full_size=False, wandb="offline"):
+def content(arms=10, members=1000, shard_size=100, *, full_size=False, wandb="offline"):
     """A study with the arms of config/ising_full.yaml (more or fewer widths), trained by the stub.
 
     Args:
@@ -93,13 +96,14 @@ SNAKEMAKE = ("controller", "job")
 class Simulation:
     """A study file in a folder of its own, and the means to run it with the stub engine."""
 
-    def __init__(self, folder, study, **environment):
+    def __init__(self, folder, study, cluster=None, **environment):
         self.folder, self.study = Path(folder).resolve(), study
         self.folder.mkdir(parents=True, exist_ok=True)
         self.file = self.folder / "study.yaml"
         self.file.write_text(yaml.safe_dump(study, sort_keys=False))
         path = os.pathsep.join(filter(None, [str(STUB), os.environ.get("PYTHONPATH")]))
         self.environment = {**os.environ, "PYTHONPATH": path, "NPROC": "1", "OMP_NUM_THREADS": "1", **environment}
+        self.cluster = cluster
 
     @property
     def root(self):
@@ -108,35 +112,32 @@ class Simulation:
     def snakemake(self, *arguments, profile="default"):
         """Run the workflow; → Account."""
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), *arguments]
-        return self._run(
-            [*command, "--workflow-profile", str(ROOT / "profiles" / profile), "--configfile", str(self.file)]
-        )
+        options = ["--workflow-profile", str(ROOT / "profiles" / profile), "--configfile", str(self.file)]
+        return self.run(*command, *options)
 
     def local(self, *arguments):
         """Run it on one core of this machine."""
         return self.snakemake("--cores", "1", *arguments)
 
     def slurm(self, *arguments):
-        """Run it on the cluster that SLURM_CONF names."""
-        quick = ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "5"]
-        return self.snakemake("--jobs", "100", *quick, *arguments, profile="slurm")
+        """Run it on ``cluster``, a tests.slurm.cluster.Cluster."""
+        quick = ["--slurm-init-seconds-before-status-checks", "5", "--seconds-between-status-checks", "5"]
+        return self.snakemake("--jobs", "4", *quick, *arguments, profile="slurm")
 
     def emeq(self, *arguments):
         """Run a subcommand of emeq; → Account."""
-        return self._run([sys.executable, "-m", "emergent_equivariance", *arguments])
+        return self.run(sys.executable, "-m", "emergent_equivariance", *arguments)
 
-    def _run(self, command):
+    def run(self, *command):
+        """Run a command with the stub engine known; → Account."""
         usage = self.folder / "usage" / str(time.time_ns())
         start = time.monotonic()
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env={**self.environment, "STUB_USAGE": str(usage)},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        account = Account(done.returncode, done.stdout, time.monotonic() - start)
+        environment = {**self.environment, "STUB_USAGE": str(usage)}
+        if self.cluster is None:
+            done = subprocess.run(command, cwd=self.folder, env=environment, text=True, capture_output=True)
+        else:
+            done = self.cluster.run(*command, cwd=self.folder, env=environment, timeout=7200)
+        account = Account(done.returncode, done.stdout + done.stderr, time.monotonic() - start)
         kinds = defaultdict(list)
         for file in usage.iterdir() if usage.is_dir() else ():
             taken = json.loads(file.read_text())
@@ -161,15 +162,20 @@ def kind_of(command):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    for name, default in (("arms", 10), ("members", 1000), ("shard-size", 50)):
+    for name, default in (("arms", 10), ("members", 1000), ("shard-size", 100)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--full-size", action="store_true", help="as many bytes per member as config/ising_full.yaml")
     parser.add_argument("--slurm", action="store_true")
     parser.add_argument("--wandb", default="offline")
     given = parser.parse_args()
     study = content(given.arms, given.members, given.shard_size, full_size=given.full_size, wandb=given.wandb)
-    simulation = Simulation(given.folder, study)
-    account = simulation.slurm() if given.slurm else simulation.local()
+    if given.slurm:
+        with tempfile.TemporaryDirectory() as root, Cluster(Path(root) / "slurm") as cluster:
+            simulation = Simulation(given.folder, study, cluster)
+            account = simulation.slurm()
+    else:
+        simulation = Simulation(given.folder, study)
+        account = simulation.local()
     files = simulation.files()
     found = {"files": len(files), "GB": sum(p.stat().st_size for p in files) / 1e9}
     tracking = [p for p in simulation.root.glob("tracking/**/*") if p.is_file()]

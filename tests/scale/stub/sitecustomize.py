@@ -24,7 +24,7 @@ class StubFinder:
 
 
 def register():
-    """Put the stub into the table of engines, as an engine for every network that nothing else trains by default."""
+    """Put the stub into the table of engines, for all networks and never by default."""
     package = find_spec("emergent_equivariance")
     if package is None or package.submodule_search_locations is None:  # another Python
         return
@@ -32,9 +32,9 @@ def register():
     spec = spec_from_file_location(TABLE, folder / "settings" / "engines.py")
     table = sys.modules[TABLE] = module_from_spec(spec)
     spec.loader.exec_module(table)
-    networks = table.ENGINES["torch"].networks
     footprint = table.Footprint(200_000_000, 0.0, 0.0, 0.0)
-    table.ENGINES["stub"] = table.EngineFacts("stub_engine", "StubEngine", networks, (), footprint, {})
+    stub = {"module": "stub_engine", "cls": "StubEngine", "stacks": (), "footprint": footprint, "default": {}}
+    table.ENGINES["stub"] = table.ENGINES["torch"]._replace(**stub, gpu=False)
     sys.meta_path.insert(sys.meta_path.index(PathFinder), StubFinder)
 
 

@@ -1,0 +1,38 @@
+"""docs/scaling.md says what its constants and the program's estimates give."""
+
+import pytest
+
+from emergent_equivariance.study import load_study
+from emergent_equivariance.study.resources import jobs
+
+from . import constants, page
+
+CONSTANT = constants.read()
+
+
+def test_the_tables_are_those_of_the_constants():
+    text = page.PAGE.read_text()
+    assert page.with_tables(text, CONSTANT) == text, "run: python -m tests.scale.page"
+
+
+def test_overhead_is_counted_per_process():
+    study = load_study(page.ROOT / "config" / "ising_full.yaml", "nowhere")
+    nothing = {value: 0.0 for key, value in vars(constants).items() if key.isupper() and isinstance(value, str)}
+    total = sum(job.count for job in jobs(study))
+    counted = {
+        constants.PLAN_START: 1,
+        constants.TRAIN: 300 + 6,
+        constants.WATCH: 300 + 6,
+        constants.COMMAND: total - 306,
+        constants.WANDB: 300 + 2 + 1,
+    }
+    for name, count in counted.items():
+        assert page.overhead_seconds(study, {**nothing, name: 1.0}, slurm=False) == count, name
+    assert page.overhead_seconds(study, {**nothing, constants.INNER: 1.0}, slurm=True) == total
+    assert page.overhead_seconds(study, {**nothing, constants.LOCAL_JOB: 1e3}, slurm=False) == pytest.approx(total)
+
+
+def test_start_up_is_a_small_part_of_the_full_size_study():
+    """At most 5 % of the wall time of config/ising_full.yaml, on one machine and on a cluster."""
+    for where in ("local", "SLURM"):
+        assert CONSTANT[f"scale: ising_full, {where}: workflow and start-up / wall time"] <= 0.05
