@@ -52,6 +52,7 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/emeq schema
+	$(BIN)/python -m tests.scale.page
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests
