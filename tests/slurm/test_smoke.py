@@ -1,9 +1,10 @@
 """A study on a real SLURM, from its data to its figures."""
 
 import pytest
+import yaml
 
 from .cluster import wait_for
-from .workplace import LONG, SITE, SMALL, ClusterRun, assert_same_results, assert_same_shards
+from .workplace import LONG, ROOT, SITE, SMALL, ClusterRun, assert_same_results, assert_same_shards
 
 
 def test_a_study_on_slurm_has_the_bits_of_one_on_this_machine(cluster, small_here, tmp_path, tell):
@@ -31,8 +32,14 @@ def test_states_are_known_from_the_accounting_database_too(start_cluster, small_
 @pytest.mark.slow
 def test_several_shards_are_trained_in_one_job(cluster, long_here, tmp_path, tell):
     run = ClusterRun(tmp_path / "run", LONG, cluster, SITE)
-    run.complete("all_members", "--groups", "train_shard=shards", "--group-components", "shards=2")
+    # The profile's own lines, which are commented there.
+    lines = (ROOT / "profiles" / "slurm" / "config.yaml").read_text().partition("# groups: ")[1:]
+    wanted = yaml.safe_load("".join(lines).replace("# ", ""))
+    wanted["group-components"] = ["shards=2"]
+    options = [word for name, values in wanted.items() for word in (f"--{name}", *values)]
+    assert len(wanted) == 5
+    run.complete("all_members", *options)
     assert_same_shards(run, long_here)
     (job,) = cluster.jobs()
-    assert job.state == "COMPLETED"
+    assert (job.state, "group" in job.comment or "shards" in job.comment) == ("COMPLETED", True)
     tell(f"2 shards in one job ({job.comment}), equal")
