@@ -27,8 +27,8 @@ def record():
 def keep(file: Path, rows: list[dict]) -> None:
     """Write rows to a file that may hold others: a row takes the place of that of its name, new ones come last."""
     kept = {row["name"]: row for row in json.loads(file.read_text())["rows"]} if file.exists() else {}
-    measured = {"processor": platform.processor() or platform.machine(), "date": datetime.now(UTC).date().isoformat()}
-    kept |= {row["name"]: {**row, **measured} for row in rows}
+    where = {"processor": platform.processor() or platform.machine(), "date": datetime.now(UTC).date().isoformat()}
+    kept |= {row["name"]: {**row, **where} for row in rows}
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps({"rows": list(kept.values())}, indent=1, ensure_ascii=False) + "\n")
     file.with_suffix(".md").write_text(page(list(kept.values())))
@@ -45,8 +45,13 @@ def page(rows: list[dict]) -> str:
         "| what | value | goal | measured |",
         "|---|---|---|---|",
     ]
-    lines += [f"| {row['name']} | {row['value']:.4g} | {row['goal']} | {row['date']} |" for row in rows]
+    lines += [f"| {row['name']} | {row['value']:.4g} | {row['goal']} | {measured(row)} |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def measured(row: dict) -> str:
+    """When a row was measured, and how, where it was not by the benchmarks: those that ``make bench`` replaces."""
+    return row["date"] + (f"; provisional, {row['note']}" if "note" in row else "")
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -80,10 +80,9 @@ def members_table(constant):
         columns.append(f"{members:,} members in shards of {shard_size}")
         add("shards", f"{shards:,}")
         add("jobs", f"{total:,}")
-        beside = math.ceil(constant[constants.FILES_BESIDE])
         add(
             "files under results/, without logs and tracking",
-            f"{constant[constants.FILES_PER_SHARD] * shards + beside:,.0f}",
+            f"{constant[constants.FILES_PER_SHARD] * shards + constant[constants.FILES_BESIDE]:,.0f}",
         )
         add("predictions on disk", size(raw))
         add("ensembles, metrics, data, theory", size(sum(cost.ensemble_bytes for cost in costs) + data_bytes(study)))
@@ -187,7 +186,10 @@ def shards_table(constant):
 def constants_table(constant):
     """The measured constants."""
     names = [value for key, value in vars(constants).items() if key.isupper() and isinstance(value, str)]
-    return table("constant", ["value"], {name.removeprefix("scale: "): [f"{constant[name]:.3g}"] for name in names})
+    notes = constants.notes()
+    said = {name: f"provisional, {notes[name]}" if name in notes else "" for name in names}
+    rows = {name.removeprefix("scale: "): [f"{constant[name]:.3g}", said[name]] for name in names}
+    return table("constant", ["value", ""], rows)
 
 
 def table(corner, columns, rows):
