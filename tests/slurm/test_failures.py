@@ -125,7 +125,7 @@ def test_preempted_shards_resume(start_cluster, long_run, long_here, mode, grace
 
 
 def test_jobs_outlive_a_killed_controller_and_no_shard_is_trained_twice(cluster, long_run, tmp_path, tell):
-    run = long_run(cluster, TWO_NODES, seconds=60, ensemble={"members": 6})
+    run = long_run(cluster, TWO_NODES, seconds=160, ensemble={"members": 5})
     process = run.start("all_members")
     long, short = run.shards()
     for shard in (long, short):
