@@ -108,9 +108,9 @@ def members_table(constant):
         )
         each = study.arms[0].settings.ensemble.members / 10_000
         joined = constant[constants.METRICS] * each * len(study.arms)
-        add("join_metrics: processor time", f"{joined:.2g} s")
+        add("join_metrics: processor time, at most", f"{joined:.2g} s")
         add(
-            "join_metrics: memory",
+            "join_metrics: memory, at most",
             f"{constant[constants.METRICS_MEMORY] * max(1, each * len(study.arms)) / 1e3:.2g} GB",
         )
         add("emeq verify: processor time", f"{raw / 1e9 / constant[constants.VERIFY] / 60:.2g} min")
