@@ -10,7 +10,7 @@ import pytest
 pytest.register_assert_rewrite("tests.slurm.workplace")
 
 from . import cluster as slurm  # noqa: E402
-from .workplace import LONG, SMALL, run_here, train_here  # noqa: E402
+from .workplace import LONG, METRICS, SMALL, run_here, train_here  # noqa: E402
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def cluster(start_cluster) -> slurm.Cluster:
 @pytest.fixture(scope="session")
 def small_here(tmp_path_factory):
     """The small study, run on this machine."""
-    return run_here(tmp_path_factory.mktemp("here") / "small", SMALL)
+    return run_here(tmp_path_factory.mktemp("here") / "small", SMALL, METRICS)
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,15 @@
-"""A study on a real SLURM, from its data to its figures."""
+"""A study on a real SLURM, from its data to its metrics."""
 
 import pytest
 import yaml
 
 from .cluster import wait_for
-from .workplace import LONG, ROOT, SITE, SMALL, ClusterRun, assert_same_results, assert_same_shards
+from .workplace import LONG, METRICS, ROOT, SITE, SMALL, ClusterRun, assert_same_results, assert_same_shards
 
 
 def test_a_study_on_slurm_has_the_bits_of_one_on_this_machine(cluster, small_here, tmp_path, tell):
     run = ClusterRun(tmp_path / "run", SMALL, cluster, SITE)
-    run.complete()
+    run.complete(METRICS)
     assert_same_results(run, small_here)
     jobs = cluster.jobs()
     assert {job.state for job in jobs} == {"COMPLETED"}
@@ -22,7 +22,7 @@ def test_a_study_on_slurm_has_the_bits_of_one_on_this_machine(cluster, small_her
 def test_states_are_known_from_the_accounting_database_too(start_cluster, small_here, tmp_path, tell):
     cluster = start_cluster(accounting=True)
     run = ClusterRun(tmp_path / "run", SMALL, cluster, {**SITE, "account": "lab"})
-    run.complete("--slurm-status-command", "sacct")
+    run.complete(METRICS, "--slurm-status-command", "sacct")
     assert_same_results(run, small_here)
     told = wait_for("sacct", lambda: cluster.output("sacct", "-X", "-n", "-P", "-o", "account,state,elapsed"))
     assert {tuple(line.split("|")[:2]) for line in told.splitlines()} == {("lab", "COMPLETED")}
