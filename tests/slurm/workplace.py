@@ -233,7 +233,7 @@ def table(file: Path) -> pd.DataFrame:
     """A table, its columns and rows in an order of their own (theirs is that in which stores are listed)."""
     if not file.read_text().strip():  # one of a study too small for it
         return pd.DataFrame()
-    found = pd.read_csv(file, float_precision="round_trip").sort_index(axis="columns")
+    found = pd.read_csv(file).sort_index(axis="columns")
     return found.sort_values(list(found.columns), ignore_index=True)
 
 
