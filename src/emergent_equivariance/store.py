@@ -15,7 +15,7 @@ import os
 import subprocess
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,10 @@ from pydantic import ValidationError
 from .archive import (
     BLOCK_BYTES,
     CHUNK,
-    Archive,
+    LARGEST_TEXT,
     Damage,
     Inspect,
-    archive_checksum,
-    as_dataset,
+    check,
     checksum,
     chunk_digest,
     chunks_of,
@@ -237,6 +236,8 @@ def read(path: Path, *, config_hash: str | None = None) -> xr.Dataset:
 def verified(path: Path, inspect: Inspect | None = None) -> xr.Dataset:
     """Open a store lazily after reading it once, checksum and format verified.
 
+    The file stays open, and the same if another one takes its name, until the dataset is closed or dropped.
+
     Args:
       path: the file.
       inspect: shown the blocks of every numeric array that is not written chunk by chunk, in the order of their rows;
@@ -246,18 +247,38 @@ def verified(path: Path, inspect: Inspect | None = None) -> xr.Dataset:
     """
     if not path.is_file():
         raise StoreError(f"{path}: does not exist.", remedy="Run the study again: only what is missing is made.")
-    try:
-        with Archive(path) as archive:
-            archive.read_ahead()
-            intact = archive.attributes.get("checksum") == archive_checksum(archive, inspect)
-            opened = as_dataset(archive)
-    except Damage as error:
-        raise StoreError(f"{path}: is damaged and cannot be read ({_reason(error)}).", remedy=AGAIN) from None
-    if not intact:
-        raise StoreError(f"{path}: is damaged: its checksum does not match its arrays.", remedy=AGAIN)
-    if opened.attrs.get("format") != FORMAT:
-        raise StoreError(f"{path}: has format {opened.attrs.get('format')}, this version reads {FORMAT}.", remedy=AGAIN)
-    opened.encoding["file"] = str(path)
+    with ExitStack() as on_failure:
+        try:
+            check(path)
+            opened = _open(path)
+            on_failure.callback(opened.close)
+            intact = opened.attrs.get("checksum") == checksum(opened, inspect)
+        except Damage as error:
+            raise StoreError(f"{path}: is damaged and cannot be read ({_reason(error)}).", remedy=AGAIN) from None
+        if not intact:
+            raise StoreError(f"{path}: is damaged: its checksum does not match its arrays.", remedy=AGAIN)
+        if (found := opened.attrs.get("format")) != FORMAT:
+            raise StoreError(f"{path}: has format {found}, this version reads {FORMAT}.", remedy=AGAIN)
+        on_failure.pop_all()
+    return opened
+
+
+def _open(path: Path) -> xr.Dataset:
+    """Open a store that was checked, lazily. Raises one of ``Damage``."""
+    import zarr
+
+    archive = zarr.storage.ZipStore(path, mode="r")
+    opened = xr.open_zarr(archive, chunks=None, consolidated=False, mask_and_scale=False, decode_times=False)
+    for variable in opened.variables.values():
+        variable.attrs.pop("_FillValue", None)
+        if variable.dtype.kind in "OUST":
+            texts = np.asarray(variable)
+            if (needed := 4 * texts.size * max(map(len, texts.flat), default=0)) > LARGEST_TEXT:
+                raise ValueError(f"an array of texts takes {needed} bytes")
+        variable.encoding = {key: variable.encoding[key] for key in ("chunks", "preferred_chunks")}
+    opened = _cast_text(opened, str)
+    opened.encoding = {"file": str(path)}
+    opened.set_close(archive.close)
     return opened
 
 

@@ -1,7 +1,9 @@
 """Files that somebody else made: refused by name, in bounded memory; nothing is unpickled, no path leads outside."""
 
 import ast
+import gc
 import json
+import os
 import re
 import struct
 import subprocess
@@ -81,6 +83,11 @@ def frame(size):
     return b"\x28\xb5\x2f\xfd" + bytes([0xE0]) + struct.pack("<Q", size) + b"\x01\x00\x00" + b"x" * 8
 
 
+def wide(content):
+    """Metadata of 1000 texts of its own dimension."""
+    return {**content, "shape": [1000], "chunk_grid": grid(1000), "dimension_names": ["wide_"]}
+
+
 BYTES = [{"name": "bytes", "configuration": {"endian": "big"}}]
 HOSTILE = {
     "root no JSON": entry("zarr.json", b"{"),
@@ -155,10 +162,19 @@ HOSTILE = {
     "chunk a bomb": entry(C, lambda _: bytes(Zstd(22).encode(bytes(2**28)))),
     "chunk of other values": entry(C, lambda _: bytes(Zstd().encode(np.ones((30, 4), np.float32).tobytes()))),
     "chunk lost": lambda e: {k: v for k, v in e.items() if k != C},
+    "chunk of two frames, the second a bomb": entry(C, lambda old: old + bytes(Zstd(22).encode(bytes(2**28)))),
+    "chunk behind the array": entry("a/c/1/0", lambda _: bytes(Zstd().encode(bytes(480)))),
+    "chunk of other rank": entry("a/c/0", b"x"),
+    "chunk of no array": entry("c/0", b"x"),
     "chunk cut": entry(C, lambda old: old[:-3]),
     "texts claim four billion": entry(TEXT, lambda _: bytes(Zstd().encode(b"\xff\xff\xff\xff"))),
     "texts too long": entry(TEXT, lambda _: bytes(Zstd().encode(struct.pack("<II", 4, 2**31) + b"x"))),
     "texts no text": entry(TEXT, lambda _: bytes(Zstd().encode(struct.pack("<I", 4) + struct.pack("<I", 1) * 4))),
+    "texts of great width": lambda e: {
+        **{k: v for k, v in e.items() if not k.startswith("n/")},
+        "wide/zarr.json": json.dumps(wide(json.loads(e["text/zarr.json"]))).encode(),
+        "wide/c/0": bytes(Zstd().encode(struct.pack("<II", 1000, 2**20) + b"x" * 2**20 + bytes(4 * 999))),
+    },
     "texts a bomb": entry(TEXT, lambda _: bytes(Zstd(22).encode(bytes(2**28)))),
     "texts claim an exabyte": entry(TEXT, frame(2**60)),
     "a path upwards": entry("../../evil", b"x"),
@@ -193,6 +209,35 @@ def refused(path):
 def test_the_store_that_they_are_made_from_is_not(entries, tmp_path):
     pack(tmp_path / "s.zarr.zip", entries)
     assert store.read(tmp_path / "s.zarr.zip")["a"].shape == (30, 4)
+
+
+def test_damage_is_told_once_and_nothing_stays_open(entries, tmp_path, capfd):
+    """zarr reads chunks in tasks of its own: none of them prints that it failed."""
+    path = tmp_path / "s.zarr.zip"
+    rows = np.random.default_rng(0).normal(size=(400, 300)).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "BLOCK_BYTES", 20_000)
+        store.write(xr.Dataset({"a": (("y", "x"), rows), "y": np.arange(400)}), path, {"format": FORMAT})
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        for found in archive.infolist():
+            content[found.header_offset + 200] ^= 0xFF * (found.filename.startswith("a/c"))
+    gc.disable()
+    try:
+        kept = store.read(path)
+        (tmp_path / "damaged").write_bytes(content)
+        os.replace(tmp_path / "damaged", path)
+        for _ in range(3):
+            with pytest.raises(StoreError, match=r"is damaged and cannot be read.*CRC"):
+                store.read(path)
+        np.testing.assert_array_equal(kept["a"], rows)
+        kept.close()
+        opened = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+        assert not [name for name in opened if name.startswith(str(tmp_path))]
+    finally:
+        gc.enable()
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_archives_that_lie(entries, tmp_path):

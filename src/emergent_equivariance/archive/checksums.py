@@ -4,90 +4,59 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import xarray as xr
 
-from .metadata import Layout, chunks_of
-from .reading import Archive
+from .metadata import BLOCK_BYTES, CHUNK, chunks_of
 
-#: Largest block of a leading dimension that is read or hashed at once.
-BLOCK_BYTES = 32 * 2**20
-
-#: Attribute of a variable that was written chunk by chunk: the shape of its chunks.
-CHUNK = "checksum_chunk"
-
-#: Sees the blocks of an array while a store is verified.
-Inspect = Callable[[Layout, np.ndarray], None]
+#: Sees the blocks of an array while its checksum is computed: name, values.
+Inspect = Callable[[str, np.ndarray], None]
 
 
-def checksum(dataset: xr.Dataset) -> str:
+def checksum(dataset: xr.Dataset, inspect: Inspect | None = None) -> str:
     """SHA-256 over names, dimensions, types and values of all variables and coordinates.
 
     Of a variable with the attribute ``checksum_chunk`` the SHA-256 of its chunks enter, in the order of their index.
+    ``inspect`` is shown the blocks of the numeric arrays that have no such attribute, in the order of their rows.
     """
-    return combined(dataset, {})
+    return combined(dataset, {}, inspect)
 
 
-def combined(dataset: xr.Dataset, chunks: Mapping[str, Mapping[tuple[int, ...], bytes]]) -> str:
+def combined(
+    dataset: xr.Dataset, chunks: Mapping[str, Mapping[tuple[int, ...], bytes]], inspect: Inspect | None = None
+) -> str:
     """The checksum, with the digests of the chunks of some variables known."""
     digest = hashlib.sha256()
     for name in sorted(map(str, dataset.variables)):
         variable = dataset.variables[name]
         if variable.dtype.kind in "OUST":
-            digest.update(_text_description(name, variable.dims, np.asarray(variable)))
+            texts = [str(value) for value in np.asarray(variable).reshape(-1)]
+            digest.update(json.dumps([name, variable.dims, variable.shape, texts]).encode())
             continue
-        digest.update(_description(name, variable.dims, variable.shape, variable.dtype))
+        dtype = variable.dtype.newbyteorder("<").str
+        digest.update(json.dumps([name, variable.dims, variable.shape, dtype]).encode())
         if CHUNK in variable.attrs:
             known = chunks.get(name)
-            for index, region in chunks_of(variable.shape, variable.attrs[CHUNK]):
-                digest.update(known[index] if known is not None else chunk_digest(np.asarray(variable[region])))
+            for of_chunk in _chunk_digests(variable) if known is None else (known[index] for index in sorted(known)):
+                digest.update(of_chunk)
             continue
         for block in _blocks(variable):
             digest.update(_bytes(block))
-    return digest.hexdigest()
-
-
-def archive_checksum(archive: Archive, inspect: Inspect | None = None) -> str:
-    """The checksum of a store as it lies on disk, in one pass.
-
-    ``inspect`` is shown the blocks of the numeric arrays that have no ``checksum_chunk``.
-    """
-    digest = hashlib.sha256()
-    for name, layout in archive.layouts.items():
-        if layout.dtype is None:
-            digest.update(_text_description(name, layout.dims, archive.texts(layout)))
-            continue
-        digest.update(_description(name, layout.dims, layout.shape, layout.dtype))
-        if CHUNK in layout.attributes:
-            cut = _cut(layout)
-            for index, region in chunks_of(layout.shape, cut):
-                block = archive.chunk(layout, index) if cut == layout.chunk else archive.region(layout, region)
-                digest.update(chunk_digest(block))
-            continue
-        for block in archive.blocks(layout):
-            digest.update(_bytes(block))
             if inspect is not None:
-                inspect(layout, block)
+                inspect(name, block)
     return digest.hexdigest()
 
 
-def _cut(layout: Layout) -> tuple[int, ...]:
-    """Chunks that the checksum of an array is made of; those it is stored in, unless it is small. Raises ValueError."""
-    cut = layout.attributes[CHUNK]
-    sizes = isinstance(cut, list) and all(type(size) is int and size > 0 for size in cut)
-    if not sizes or len(cut) != len(layout.shape) or (tuple(cut) != layout.chunk and layout.nbytes > BLOCK_BYTES):
-        raise ValueError(f"{layout.name}: is stored in chunks of {layout.chunk}, its checksum is of {cut!r}")
-    return tuple(cut)
+def chunk_digest(block: np.ndarray) -> bytes:
+    return hashlib.sha256(_bytes(block)).digest()
 
 
-def _text_description(name: str, dims: Sequence[Hashable], values: np.ndarray) -> bytes:
-    return json.dumps([name, dims, values.shape, [str(value) for value in values.reshape(-1)]]).encode()
-
-
-def _description(name: str, dims: Sequence[Hashable], shape: Sequence[int], dtype: np.dtype) -> bytes:
-    return json.dumps([name, dims, shape, dtype.newbyteorder("<").str]).encode()
+def _chunk_digests(variable: xr.Variable) -> Iterator[bytes]:
+    values = np.asarray(variable) if variable.nbytes <= BLOCK_BYTES else variable
+    for _, region in chunks_of(variable.shape, variable.attrs[CHUNK]):
+        yield chunk_digest(np.asarray(values[region]))
 
 
 def _bytes(block: np.ndarray) -> memoryview:
@@ -97,14 +66,11 @@ def _bytes(block: np.ndarray) -> memoryview:
     return np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data
 
 
-def chunk_digest(block: np.ndarray) -> bytes:
-    return hashlib.sha256(_bytes(block)).digest()
-
-
 def _blocks(variable: xr.Variable) -> Iterator[np.ndarray]:
+    """Blocks of rows; of one chunk, where the variable is stored in such: no task of zarr outlives one that failed."""
     if variable.ndim == 0:
         yield np.asarray(variable)
         return
-    rows = max(1, BLOCK_BYTES // max(1, variable.nbytes // max(1, len(variable))))
-    for start in range(0, len(variable), rows):
-        yield np.asarray(variable[start : start + rows])
+    rows, *_ = variable.encoding.get("chunks") or [BLOCK_BYTES // max(1, variable.nbytes // max(1, len(variable)))]
+    for start in range(0, len(variable), max(1, rows)):
+        yield np.asarray(variable[start : start + max(1, rows)])

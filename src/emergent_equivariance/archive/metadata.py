@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-#: Bytes of the largest chunk (that of the codec) and of the largest metadata; most chunks of one array.
-LARGEST_CHUNK, LARGEST_METADATA, MOST_CHUNKS = 2**31 - 1, 2**24, 2**20
+#: Largest block of a leading dimension that is read or hashed at once, in bytes.
+BLOCK_BYTES = 32 * 2**20
+
+#: Attribute of a variable that was written chunk by chunk: the shape of its chunks.
+CHUNK = "checksum_chunk"
+
+#: Bytes of the largest chunk (that of the codec); most chunks of one array.
+LARGEST_CHUNK, MOST_CHUNKS = 2**31 - 1, 2**20
+
+#: Bytes of the largest metadata; most values of what is read when a store is opened: texts, and indices of dimensions.
+LARGEST_METADATA = 2**24
+
+#: Bytes of an array of texts, of which numpy keeps each in the room of the longest.
+LARGEST_TEXT = 2**28
 
 #: Bytes that the arrays of a store may have: so many, and so many for every byte of the file. What is NaN takes no
 #: room in the file; kernels, the only arrays larger than the memory they are made in, are dense.
 LARGEST_STORE, LARGEST_RATIO = 2**34, 1000
 
-_TEXT = "string"
 _Number = Literal[
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"
 ]
@@ -52,61 +62,65 @@ class _Codec(_Strict):
     configuration: dict[str, Literal["little"] | bool | int] = {}
 
 
-class _ArrayMetadata(_Strict):
+class ArrayMetadata(_Strict):
+    """Metadata of an array: of numbers or text, in regular chunks, with no codec but zstd beside that of its type."""
+
     shape: list[_Size]
     data_type: _Number | Literal["string"]
     chunk_grid: _Grid
     chunk_key_encoding: _Keys
-    fill_value: bool | int | float | str
+    fill_value: bool | int | float | Literal["", "NaN", "Infinity", "-Infinity"]
     codecs: list[_Codec]
     attributes: dict[str, Any] = {}
-    dimension_names: list[str] | None = None
+    dimension_names: list[str] = []
     zarr_format: Literal[3]
     node_type: Literal["array"]
     storage_transformers: list[Any] = Field(default=[], max_length=0)
 
+    @property
+    def is_text(self) -> bool:
+        return self.data_type == "string"
 
-class _GroupMetadata(BaseModel):
-    attributes: dict[str, Any]
-    zarr_format: Literal[3]
-    node_type: Literal["group"]
+    @property
+    def is_compressed(self) -> bool:
+        return self.codecs[-1].name == "zstd"
 
+    @property
+    def chunk(self) -> list[int]:
+        """Shape of the chunks; those at the end may reach past the array."""
+        return self.chunk_grid.configuration.chunk_shape
 
-@dataclass(frozen=True)
-class Layout:
-    """One array of a store.
+    @property
+    def counts(self) -> list[int]:
+        """Number of chunks along every dimension."""
+        return [-(-length // size) for length, size in zip(self.shape, self.chunk, strict=True)]
 
-    Attributes:
-      name: of the variable.
-      dims: names of its dimensions.
-      shape: its shape.
-      dtype: its type, little-endian; None for text.
-      chunk: shape of its chunks; those at the end may reach past the array.
-      fill: value where a chunk is not there.
-      compressed: whether chunks are zstd frames.
-      attributes: of the variable, ``_FillValue`` and ``coordinates`` excepted.
-      coordinates: names of variables that are coordinates beside this one.
-    """
-
-    name: str
-    dims: tuple[str, ...]
-    shape: tuple[int, ...]
-    dtype: np.dtype | None
-    chunk: tuple[int, ...]
-    fill: Any
-    compressed: bool
-    attributes: dict[str, Any]
-    coordinates: tuple[str, ...]
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number; of the reference to a text."""
+        return 8 if self.is_text else np.dtype(self.data_type).itemsize
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the array; text counts one per value."""
-        return math.prod(self.shape) * (self.dtype.itemsize if self.dtype else 1)
+        return math.prod(self.shape) * self.itemsize
+
+    @property
+    def chunk_nbytes(self) -> int:
+        return math.prod(self.chunk) * self.itemsize
 
     @property
     def in_rows(self) -> bool:
-        """Whether every chunk holds whole rows of the first dimension, so that chunks follow one another in C order."""
+        """Whether every chunk holds whole rows of the first dimension."""
         return all(size >= length for size, length in zip(self.chunk[1:], self.shape[1:], strict=True))
+
+
+class GroupMetadata(_Strict):
+    """Metadata of a store."""
+
+    attributes: dict[str, Any]
+    zarr_format: Literal[3]
+    node_type: Literal["group"]
+    consolidated_metadata: None = None
 
 
 def chunks_of(shape: Sequence[int], chunk: Sequence[int]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
@@ -122,52 +136,41 @@ def region_of(index: Sequence[int], shape: Sequence[int], chunk: Sequence[int]) 
     return tuple(slice(k * size, min((k + 1) * size, length)) for k, length, size in axes)
 
 
-def read_group(content: Any) -> tuple[dict[str, Any], list[str]]:
-    """Attributes of a store, and the coordinates that belong to none of its arrays. Raises ValueError."""
-    attributes = dict(_GroupMetadata.model_validate(content).attributes)
-    return attributes, _words(attributes.pop("coordinates", ""))
-
-
-def read_layout(name: str, content: Any) -> Layout:
-    """The array that some metadata describe. Raises ValueError."""
-    meta = _ArrayMetadata.model_validate(content)
-    dims, shape, chunk = tuple(meta.dimension_names or ()), tuple(meta.shape), meta.chunk_grid.configuration
-    if not len(set(dims)) == len(dims) == len(shape) == len(chunk.chunk_shape):
-        raise ValueError(f"{name}: dimensions {dims}, shape {shape} and chunks do not agree")
-    codecs = [codec.name for codec in meta.codecs]
-    text = meta.data_type == _TEXT
-    if codecs not in ([first := "vlen-utf8" if text else "bytes"], [first, "zstd"]):
-        raise ValueError(f"{name}: codecs {codecs}")
-    if not text and isinstance(meta.fill_value, str) and meta.fill_value not in ("NaN", "Infinity", "-Infinity"):
-        raise ValueError(f"{name}: fill value {meta.fill_value!r}")
-    dtype = None if text else np.dtype(meta.data_type).newbyteorder("<")
-    fill = meta.fill_value if dtype is None else np.array(meta.fill_value).astype(dtype)
-    attributes = {key: value for key, value in meta.attributes.items() if key not in ("_FillValue", "coordinates")}
-    beside = tuple(_words(meta.attributes.get("coordinates", "")))
-    compressed = "zstd" in codecs
-    return Layout(name, dims, shape, dtype, tuple(chunk.chunk_shape), fill, compressed, attributes, beside)
-
-
-def check_sizes(layouts: Iterable[Layout], file: int) -> None:
-    """Raise ValueError for arrays that contradict one another, or are larger than a file of this size holds."""
+def check_metadata(group: GroupMetadata, arrays: Mapping[str, ArrayMetadata], file: int) -> None:
+    """Raise ValueError for arrays that contradict one another, or are larger than a file of ``file`` bytes holds."""
     sizes: dict[str, int] = {}
-    for layout in layouts:
-        for dim, length in zip(layout.dims, layout.shape, strict=True):
+    for name, array in arrays.items():
+        _check_array(name, array)
+        for dim, length in zip(array.dimension_names, array.shape, strict=True):
             if sizes.setdefault(dim, length) != length:
-                raise ValueError(f"{layout.name}: has {length} values along {dim}, others have {sizes[dim]}")
-        item = layout.dtype.itemsize if layout.dtype else 8
-        if math.prod(layout.chunk) * item > LARGEST_CHUNK:
-            raise ValueError(f"{layout.name}: claims chunks of {math.prod(layout.chunk) * item} bytes")
-        if math.prod(-(-s // c) for s, c in zip(layout.shape, layout.chunk, strict=True)) > MOST_CHUNKS:
-            raise ValueError(f"{layout.name}: claims more than {MOST_CHUNKS} chunks")
-        if layout.dtype is None and layout.nbytes > LARGEST_METADATA:
-            raise ValueError(f"{layout.name}: claims {layout.nbytes} texts")
-    claimed = sum(layout.nbytes for layout in layouts)
+                raise ValueError(f"{name}: has {length} values along {dim}, others have {sizes[dim]}")
+    claimed = sum(array.nbytes for array in arrays.values())
     if claimed > LARGEST_STORE + LARGEST_RATIO * file:
         raise ValueError(f"it claims arrays of {claimed} bytes in a file of {file}")
+    for attributes in (group.attributes, *(array.attributes for array in arrays.values())):
+        if not isinstance(found := attributes.get("coordinates", ""), str):
+            raise ValueError(f"coordinates are {found!r}")
 
 
-def _words(text: Any) -> list[str]:
-    if not isinstance(text, str):
-        raise ValueError(f"coordinates are {text!r}")
-    return text.split()
+def _check_array(name: str, array: ArrayMetadata) -> None:
+    dims, shape, chunk = array.dimension_names, array.shape, array.chunk
+    if not len(set(dims)) == len(dims) == len(shape) == len(chunk):
+        raise ValueError(f"{name}: dimensions {dims}, shape {shape} and chunks do not agree")
+    codecs = [codec.name for codec in array.codecs]
+    if codecs not in ([first := "vlen-utf8" if array.is_text else "bytes"], [first, "zstd"]):
+        raise ValueError(f"{name}: codecs {codecs}")
+    if (array.fill_value == "") != array.is_text:
+        raise ValueError(f"{name}: fill value {array.fill_value!r}")
+    if array.chunk_nbytes > LARGEST_CHUNK:
+        raise ValueError(f"{name}: claims chunks of {array.chunk_nbytes} bytes")
+    if math.prod(array.counts) > MOST_CHUNKS:
+        raise ValueError(f"{name}: claims more than {MOST_CHUNKS} chunks")
+    if (array.is_text or dims == [name]) and math.prod(shape) > LARGEST_METADATA:
+        raise ValueError(f"{name}: claims {math.prod(shape)} texts or indices")
+    if CHUNK in array.attributes:
+        cut = array.attributes[CHUNK]
+        sizes = isinstance(cut, list) and all(type(size) is int and size > 0 for size in cut)
+        if not sizes or len(cut) != len(shape) or (cut != chunk and array.nbytes > BLOCK_BYTES):
+            raise ValueError(f"{name}: is stored in chunks of {chunk}, its checksum is of {cut!r}")
+    elif not array.in_rows and array.nbytes > LARGEST_CHUNK:
+        raise ValueError(f"{name}: is cut along other dimensions than the first")

@@ -15,7 +15,6 @@ import numpy as np
 import xarray as xr
 
 from .. import store
-from ..archive import Layout
 from ..errors import StoreError, UserError
 from ..inputs import rate_in
 from ..study import Study, read_probe
@@ -110,14 +109,14 @@ class _Members:
         self.finite: list[np.ndarray] = []
         self.small: dict[str, list[np.ndarray]] = {"done": [], "diverged": [], "loss": []}
 
-    def inspect(self, layout: Layout, block: np.ndarray) -> None:
+    def inspect(self, name: str, block: np.ndarray) -> None:
         """See a block of members of one array."""
-        if layout.name == "prediction":
+        if name == "prediction":
             flat = block.reshape(len(block), -1)
             if flat.size:
                 self.finite.append(np.isfinite(flat.min(axis=1)) & np.isfinite(flat.max(axis=1)))
-        elif layout.name in self.small:
-            self.small[layout.name].append(np.array(block))
+        elif name in self.small:
+            self.small[name].append(np.array(block))
 
     def problem(self, first: int, factor: float) -> str:
         """What is wrong with the members, "" if nothing is."""
