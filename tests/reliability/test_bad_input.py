@@ -89,6 +89,7 @@ def test_training_without_the_probe_says_how_to_get_it(tmp_path):
     refused(done, "results/tiny/engine", "does not exist", "emeq probe study.yaml --key")
 
 
+@pytest.mark.slow
 def test_a_learning_rate_above_critical_is_warned_about_and_reaches_the_report_as_diverged_members(tmp_path):
     study = write(tmp_path, training={"learning_rate": 1e4, "steps": 200, "record": [0, 200]})
     data_key, theory_key = keys(tmp_path, study)

@@ -70,6 +70,7 @@ def test_mean_agrees_with_the_analytic_one_within_its_error(network, analytic):
     np.testing.assert_allclose(variance, expected, rtol=0.3)
 
 
+@pytest.mark.slow
 def test_assumptions_hold_for_gaussian_readouts(analytic):
     found = solved(network=TORCH, theory={"monte_carlo": 48})
     assert 0.5 < found.attrs["output_deviation"] / found.attrs["output_deviation_noise"] < 1.5

@@ -342,6 +342,7 @@ def test_scaling_needs_sixteen_members_and_a_deviation():
     assert (abs(result["orbit_slope"] + 0.5) < 4 * result["orbit_slope_se"]).all()
 
 
+@pytest.mark.slow
 def test_standard_errors_cover_the_spread_over_repetitions():
     """The claimed errors of subsets and blocks are the actual ones; a jackknife over members would not be."""
     world, repetitions = World(8, samples=4), 60

@@ -94,6 +94,7 @@ def test_outputs_and_gradients_are_those_of_jax(name: str) -> None:
         assert_close(ours, np.asarray(expected), 1e-10)
 
 
+@pytest.mark.slow
 def test_erf_in_single_precision() -> None:
     """Of a network without weights but the bias: f = erf(b), with its gradient."""
     b = np.linspace(-6, 6, 600, dtype=np.float32)

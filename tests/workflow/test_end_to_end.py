@@ -74,6 +74,7 @@ def test_a_deleted_shard_alone_is_made_again(workplace):
     xr.testing.assert_equal(store.read_netcdf(workplace.root / "metrics.nc"), metrics)
 
 
+@pytest.mark.slow
 def test_more_members_and_another_arm_reuse_every_shard(workplace):
     before = shards(workplace)
     workplace.write(ensemble={"members": 18}, sweep={"augmentation": ["none", "full", "random"]})
@@ -202,6 +203,7 @@ def test_a_study_changed_from_the_command_line_is_refused(workplace):
     assert "--config" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_task_of_ones_own_runs_to_the_report(tmp_path):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     place = Workplace(tmp_path, {**read_yaml(ROOT / "examples" / "parity.yaml"), "tracking": {"wandb": "disabled"}})
