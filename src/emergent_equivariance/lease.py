@@ -16,6 +16,9 @@ Death
   the waiter's machine (host name, boot, namespace of processes) and is not there any more (number, time of start). No
   clock of one machine is compared with that of another. Time in which the waiter itself was stopped, or the file system
   did not answer, counts for two looks at most.
+Foreign files
+  What is in the folder and has no number for its name is removed. Where it cannot be, and there is no holder, it is
+  waited for as for a silent holder, and then an error.
 Releasing
   The holder removes its file, by descriptor and name, and then the folder if it is empty.
 
@@ -56,7 +59,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
 
-from .errors import Interrupted, Superseded, write_error
+from .errors import Interrupted, StoreError, Superseded, write_error
 from .time_limit import TimeLimit, is_zombie, start_ticks
 
 #: Seconds without a sign of life after which a holder on another machine is taken for dead.
@@ -67,6 +70,8 @@ BEATS, LOOKS = 8, 60
 MARGIN = 5.0
 #: Seconds by which the clocks of this machine and of the file system may differ unnoticed.
 CLOCK_TOLERANCE = 5.0
+#: What a file system says of a file or folder that is not there any more; ESTALE: NFS, where another client removed it.
+GONE = (errno.ENOENT, errno.ESTALE)
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,8 @@ class Lease:
     def acquire(self, limit: TimeLimit | None = None) -> None:
         """Take the lease as soon as nobody holds it, or its holder is dead.
 
-        Raises Interrupted where the time limit comes before that, StoreError if the file system refuses.
+        Raises Interrupted where the time limit comes before that, StoreError if the file system refuses, or if for
+        ``silence`` seconds there is no holder, but something in the folder that this process cannot remove.
         """
         self._wait(limit)
         assert self._folder is not None
@@ -190,18 +196,37 @@ class Lease:
             if look is None:
                 break
             now = time.monotonic()
-            silent = silent + min(now - last, 2 * poll) if look == before else 0.0
+            unchanged = look == before or (look.foreign and before.foreign)
+            silent = silent + min(now - last, 2 * poll) if unchanged else 0.0
+            if look.foreign:
+                self._heed_foreign(look.foreign, first=not before.foreign, silent=silent)
             if look.generation and look.content != before.content:
                 self._say(f"{self._what}: waiting for another job that trains them ({look.holder or 'unknown'}).")
             if limit is not None and limit.left < MARGIN:
+                why = f"are still being trained by another job ({look.holder or 'unknown'})"
                 raise Interrupted(
-                    f"time limit ({limit.name}): {self._what} are still being trained by another job "
-                    f"({look.holder or 'unknown'}). Run the same command again to wait for it."
+                    f"time limit ({limit.name}): {self._what} {f'wait for {self.path}' if look.foreign else why}. "
+                    "Run the same command again to wait for it."
                 )
             before, last = look, now
             time.sleep(poll)
         if how or before.generation:
             self._say(f"{self._what}: {how or 'released by that job'}.")
+
+    def _heed_foreign(self, names: tuple[str, ...], *, first: bool, silent: float) -> None:
+        """Say what is in a folder that nobody holds and cannot be removed; raise StoreError if it stays."""
+        listed = ", ".join(names)
+        if silent >= self._silence:
+            raise StoreError(
+                f"{self.path}: no job holds it, but {listed} in it could not be removed for {self._silence:g} s.",
+                remedy=f"Look whose that is (`ls -la {self.path}`; .nfs…: a file that some process still has open), "
+                "remove the folder, and run the same command again.",
+            )
+        if first:
+            self._say(
+                f"{self._what}: no job trains them, but {listed} in {self.path} cannot be removed: "
+                f"waiting {self._silence:g} s for that to go."
+            )
 
     def _try(self, dead: _Look | None) -> tuple[_Look | None, str]:
         """Take the lease if nobody holds it, or a process that has ended or is ``dead``.
@@ -211,6 +236,8 @@ class Lease:
         with _opened(self.path) as folder:
             generation = _highest(folder)
             if folder is None or not generation:
+                if foreign := _clear(folder):
+                    return _Look(foreign=foreign), ""
                 return None if self._take() else _Look(), ""
             look = _look(folder, generation)
             if look.generation and look.holder and look.holder.is_gone:
@@ -234,13 +261,8 @@ class Lease:
             self._new.rename(self.path)
         except OSError as error:
             self._give_back()
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ESTALE):
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, *GONE):
                 raise
-            with _opened(self.path) as folder:
-                for name in _names(folder):
-                    if not name.isdecimal():  # what NFS keeps of a removed file, after a client died
-                        with suppress(OSError):
-                            os.unlink(name, dir_fd=folder)
             return False
         return self._settle()
 
@@ -252,15 +274,15 @@ class Lease:
             self._create()
         except OSError as error:
             self._give_back()
-            if error.errno not in (errno.EEXIST, errno.ENOENT, errno.ESTALE):
+            if error.errno not in (errno.EEXIST, *GONE):
                 raise
             return False
-        if str(generation) not in os.listdir(folder):
+        if str(generation) not in _names(folder):
             self._give_back()
             return False
         for lower in sorted((int(name) for name in _names(folder) if name.isdecimal()), reverse=True):
             if lower <= generation:
-                with suppress(FileNotFoundError):
+                with _unless_gone():
                     os.unlink(str(lower), dir_fd=folder)
         return self._settle()
 
@@ -297,7 +319,7 @@ class Lease:
         try:
             os.utime(self._name, dir_fd=self._folder if folder is None else folder)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ESTALE):
+            if error.errno not in GONE:
                 raise
             self.lost = True
 
@@ -353,11 +375,12 @@ class Lease:
 
 @dataclass(frozen=True)
 class _Look:
-    """What is seen of a holder: nothing (0) where there is none."""
+    """What is seen of a holder: nothing (0) where there is none, but maybe foreign files that cannot be removed."""
 
     generation: int = 0
     content: bytes = b""
     modified: int = 0
+    foreign: tuple[str, ...] = ()
 
     @property
     def holder(self) -> Holder | None:
@@ -369,33 +392,53 @@ class _Look:
 
 
 @contextmanager
+def _unless_gone() -> Iterator[None]:
+    """Ends where the file or folder in question is not there any more."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+
+
+@contextmanager
 def _opened(path: Path) -> Iterator[int | None]:
     """A descriptor of a folder, None if there is none."""
-    try:
+    folder = None
+    with _unless_gone():
         folder = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        yield None
-        return
     try:
         yield folder
     finally:
-        os.close(folder)
+        if folder is not None:
+            os.close(folder)
 
 
 def _names(folder: int | None) -> list[str]:
-    return [] if folder is None else os.listdir(folder)
+    if folder is not None:
+        with _unless_gone():
+            return os.listdir(folder)
+    return []
 
 
 def _highest(folder: int | None) -> int:
     return max((int(name) for name in _names(folder) if name.isdecimal()), default=0)
 
 
+def _clear(folder: int | None) -> tuple[str, ...]:
+    """Remove what no holder made, as NFS keeps of a removed file after a client died; → what cannot be, ascending."""
+    foreign = [name for name in _names(folder) if not name.isdecimal()]
+    for name in foreign:
+        with suppress(OSError):
+            os.unlink(name, dir_fd=folder)
+    return tuple(sorted(name for name in _names(folder) if not name.isdecimal())) if foreign else ()
+
+
 def _look(folder: int, generation: int) -> _Look:
-    try:
+    with _unless_gone():
         file = os.open(str(generation), os.O_RDONLY, dir_fd=folder)
-    except FileNotFoundError:
-        return _Look()
-    try:
-        return _Look(generation, os.read(file, 4096), os.fstat(file).st_mtime_ns)
-    finally:
-        os.close(file)
+        try:
+            return _Look(generation, os.read(file, 4096), os.fstat(file).st_mtime_ns)
+        finally:
+            os.close(file)
+    return _Look()
