@@ -36,6 +36,8 @@ INSTALL = "python -m tests.slurm.cluster install"
 #: Where daemons are found, also where the caller's PATH leaves them out.
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 HOME = "/etc/slurm"  # of the cluster, inside its namespace
+#: Variables of the caller that lead SLURM's commands to another cluster, or change what they ask for and print.
+SETTINGS = ("SLURM_", "SBATCH_", "SRUN_", "SQUEUE_", "SINFO_", "SCONTROL_", "SCANCEL_", "SACCT_")
 INIT = str(Path(__file__).with_name("init.py"))
 NODES = {"c1": "", "g1": "Gres=gpu:fake:2", "g2": "Gres=gpu:fake:2"}
 CPUS, MEMORY = 2, 64000  # of a node, claimed
@@ -145,6 +147,12 @@ def install(*, accounting: bool = True) -> None:
     subprocess.run([*quiet, *packages], check=True, env=environment, stdout=subprocess.DEVNULL)
 
 
+def without_settings(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """An environment (default: this process's) without settings of SLURM."""
+    given = os.environ if environment is None else environment
+    return {name: value for name, value in given.items() if not name.startswith(SETTINGS)}
+
+
 def wait_for(what: str, condition: Callable[[], object], seconds: float = 600, every: float = 0.1) -> object:
     """Poll until a condition holds; → what it returned. Raises TimeoutError."""
     end = time.monotonic() + seconds
@@ -239,13 +247,16 @@ class Cluster:
         self, *command: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 300
     ) -> subprocess.CompletedProcess:
         """Run a command on the cluster's login host."""
+        inside, environment = self._inside(command, cwd), without_settings(env)
         return subprocess.run(
-            self._inside(command, cwd), env=env, capture_output=True, text=True, timeout=timeout, errors="replace"
+            inside, env=environment, capture_output=True, text=True, timeout=timeout, errors="replace"
         )
 
-    def popen(self, *command: str, cwd: Path | None = None, **more: object) -> subprocess.Popen:
+    def popen(
+        self, *command: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, **more: object
+    ) -> subprocess.Popen:
         """Start a command on the cluster's login host."""
-        return subprocess.Popen(self._inside(command, cwd), **more)
+        return subprocess.Popen(self._inside(command, cwd), env=without_settings(env), **more)
 
     def succeeds(self, *command: str) -> bool:
         """Whether a command on the login host succeeds."""
@@ -323,7 +334,7 @@ class Cluster:
 
     def _spawn(self, name: str, command: Sequence[str]) -> None:
         """Start a daemon; its namespace ends when the pipe to this process closes, whatever became of this process."""
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
+        environment = without_settings()
         environment["PATH"] = f"{PATH}:{os.environ.get('PATH', '')}"
         with (self.root / "log" / f"{name}.out").open("ab") as log:
             self.processes[name] = subprocess.Popen(
