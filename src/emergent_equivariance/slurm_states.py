@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from .errors import StudyError
+
 __all__ = ["heed_lost_jobs", "known_states"]
 
 
@@ -28,10 +30,18 @@ def heed_lost_jobs(executor: ModuleType, requeue: bool) -> None:
     """Have the executor see that a job is lost which was preempted, or cancelled by somebody.
 
     Args:
-      executor: the module snakemake_executor_plugin_slurm.
+      executor: the module snakemake_executor_plugin_slurm, in which ``query_job_status`` is replaced.
       requeue: as of known_states.
+
+    Raises StudyError where the module has no such function, as another version than the pinned one.
     """
-    ask = executor.query_job_status
+    ask = getattr(executor, "query_job_status", None)
+    if ask is None:
+        raise StudyError(
+            f"{executor.__name__}: has no function query_job_status, by which version 2.8.0 asks for states of jobs: "
+            "it would wait for ever for jobs that were preempted or cancelled by somebody. Nothing was submitted.",
+            remedy="Install the pinned version: `make env`, or `pip install snakemake-executor-plugin-slurm==2.8.0`.",
+        )
     told: set[str] = set()
 
     async def query_job_status(command: str, logger: Any) -> tuple[dict[str, str] | None, float | None]:

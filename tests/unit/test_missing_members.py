@@ -165,6 +165,35 @@ def test_allowed_to_be_missing_they_are_left_out(tmp_path):
         ensemble_shards(study, full)
 
 
+TRACEBACK = """Traceback (most recent call last):
+  File "/a/cli.py", line 1, in main
+    app()
+  File "/a/my_networks.py", line 3, in forward
+    return x @ w
+           ~~^~~
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        ("probe: 1/4\nerror: the disk is full", "error: the disk is full"),
+        ("error: two reasons:\n  one\nand another", "error: two reasons:"),
+        (TRACEBACK + "my.Own: shapes\nnetwork.factory: 'my:make'\n", "my.Own: shapes"),
+        (TRACEBACK + "ValueError: a\n\nDuring handling …\n\n" + TRACEBACK + "KeyError: 'b'\n", "KeyError: 'b'"),
+        (TRACEBACK, "~~^~~"),
+        ("members: 1/4\rmembers: 2/4\nSIGTERM: preempted\n", "SIGTERM: preempted"),
+        ("x" * 20_000, "x" * 240 + "…"),
+    ],
+)
+def test_the_reason_that_a_log_gives_is_that_of_its_last_error(tmp_path, log, reason):
+    study = on_disk(tmp_path, ((0, 4, 8), (0, 8)))
+    path = study.log_path(study.shard_path(study.arms[1], 4, 7))
+    path.parent.mkdir(parents=True)
+    path.write_text(log)
+    assert f"log {path}: {reason}\n" in missing_report(study)
+
+
 def test_what_is_missing_is_said_with_the_last_words_of_its_log(tmp_path):
     study = on_disk(tmp_path, ((0, 4, 8), (0, 8)))
     none, full = study.arms

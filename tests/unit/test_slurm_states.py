@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from emergent_equivariance.errors import StudyError
 from emergent_equivariance.slurm_states import heed_lost_jobs, known_states
 
 
@@ -27,6 +28,11 @@ def test_the_executor_asks_through_it_and_a_preemption_is_told_once(caplog):
     found = [asyncio.run(executor.query_job_status("squeue", logging.getLogger())) for _ in range(3)]
     assert found == [({"7": "CANCELLED"}, 0.1), (None, None), ({"7": "CANCELLED"}, 0.2)]
     assert caplog.text.count("SLURM job 7 was preempted") == 1
+
+
+def test_an_executor_that_asks_in_another_way_is_refused():
+    with pytest.raises(StudyError, match=r"^future_plugin: has no function query_job_status.*slurm==2\.8\.0"):
+        heed_lost_jobs(SimpleNamespace(__name__="future_plugin"), requeue=False)
 
 
 def test_the_installed_executor_asks_by_the_function_that_is_replaced():

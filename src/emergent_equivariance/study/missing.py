@@ -14,8 +14,8 @@ from .tiling import planned_tiling
 
 #: Missing shards of one arm that are listed by name.
 LISTED = 20
-#: Bytes at the end of a log in which its last line is looked for, and characters of it that are shown.
-TAIL_BYTES, SHOWN = 4096, 240
+#: Bytes at the end of a log in which the line that says why is looked for, and characters of it that are shown.
+TAIL_BYTES, SHOWN = 16384, 240
 
 
 def missing_members(study: Study, arm: Arm) -> list[int]:
@@ -67,7 +67,7 @@ class _Lost:
 
 
 def missing_report(study: Study) -> str:
-    """What the study lacks, by name, with the last line of each log; what follows, and how to go on. Empty if nothing.
+    """What the study lacks, by name, with the reason in each log; what follows, and how to go on. Empty if nothing.
 
     Only names of files are looked at: see ``emeq verify`` for their contents.
     """
@@ -131,7 +131,7 @@ def _shards_words(study: Study, arm: Arm) -> str:
 
 
 def _last_words(log: Path) -> str:
-    """The last line of a log, or that there is none."""
+    """The line of a log that says why its job failed, else the last one, or that there is none."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
@@ -140,10 +140,21 @@ def _last_words(log: Path) -> str:
         return "was not started"
     except OSError as error:
         return f"log {log}: cannot be read ({error.strerror})"
-    said = [line.strip() for line in lines if line.strip()]
-    if not said:
+    lines = [line.rstrip() for line in lines if line.strip()]
+    if not lines:
         return f"log {log}: is empty: the job was ended from outside, or had not begun"
-    return f"log {log}: {said[-1] if len(said[-1]) <= SHOWN else said[-1][:SHOWN] + '…'}"
+    said = _reason(lines).strip()
+    return f"log {log}: {said if len(said) <= SHOWN else said[:SHOWN] + '…'}"
+
+
+def _reason(lines: list[str]) -> str:
+    """Of the last error: the line ``error: …``, or that behind a traceback, which names the exception."""
+    for i in reversed(range(len(lines))):
+        if lines[i].startswith("error: "):
+            return lines[i]
+        if lines[i].startswith('  File "'):
+            return next((line for line in lines[i + 1 :] if not line[0].isspace()), lines[-1])
+    return lines[-1]
 
 
 def _remedies(study: Study) -> list[str]:
