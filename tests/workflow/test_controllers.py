@@ -19,6 +19,13 @@ from emergent_equivariance.study import load_study
 from .conftest import ROOT, TINY, Workplace
 
 AFTER = {"join_metrics": 1, "draw_figures": 1, "all": 1}
+SHARDS = [f"members/augmentation~full/members-{members}.zarr.zip" for members in ("000000-000003", "000004-000007")]
+#: Found by Python where its folder is on PYTHONPATH: a job that trains is killed when it has written its shard.
+KILLED_AT_THE_END = """
+import atexit, os, signal, sys
+if "train" in sys.orig_argv:
+    atexit.register(os.kill, os.getpid(), signal.SIGKILL)
+"""
 
 
 def study_of(workplace):
@@ -47,14 +54,14 @@ def assert_equal(workplace, other):
     xr.testing.assert_identical(*(ds.drop_attrs() for ds in metrics))
 
 
-def start(workplace):
+def start(workplace, *targets):
     """Snakemake on the study, in a process group of its own."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "1"]
     profile = ["--workflow-profile", str(ROOT / "profiles" / "default"), "--configfile", str(workplace.file)]
     environment = {**os.environ, "NPROC": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with (workplace.folder / "controller.log").open("a") as log:
         return subprocess.Popen(
-            [*command, *profile],
+            [*command, *targets, *profile],
             cwd=workplace.folder,
             env=environment,
             stdout=log,
@@ -201,6 +208,41 @@ def test_a_shard_that_a_job_finished_after_its_controller_was_killed_is_not_trai
     assert workplace.planned() == {"aggregate_arm": 1, **AFTER}
     finish(workplace)
     assert stamps(workplace) == before
+
+
+def test_a_shard_is_kept_whose_job_died_after_it_had_written_it(workplace, tmp_path, monkeypatch):
+    (workplace.root / SHARDS[0]).unlink()
+    (tmp_path / "sitecustomize.py").write_text(KILLED_AT_THE_END)
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        failed = workplace.snakemake("all_members")
+    assert failed.returncode != 0 and "Error in rule train_shard" in failed.stderr, failed.stdout + failed.stderr
+    before = stamps(workplace)
+    assert SHARDS[0] in before
+    assert workplace.planned() == {"aggregate_arm": 1, **AFTER}
+    again = workplace.emeq("train", "study.yaml", "--arm", "augmentation~full", "--first", "0", "--last", "3")
+    assert again.returncode == 0 and "nothing is trained" in again.stderr, again.stderr
+    assert stamps(workplace) == before
+
+
+def test_a_shard_is_kept_that_another_job_finished_while_its_own_was_queued(workplace, tmp_path):
+    """As where the jobs of a Snakemake that was killed go on: on one core, the second shard waits for the first."""
+    root = workplace.root
+    logs = {name: root / "logs" / name.replace(".zarr.zip", ".log") for name in SHARDS}
+    before = stamps(workplace)
+    for name in SHARDS:
+        (root / name).rename(tmp_path / name.rpartition("/")[-1])
+        logs[name].unlink()
+    process = start(workplace, "all_members")
+    assert wait_for(lambda: any(log.exists() for log in logs.values()), process)
+    queued = next(name for name in SHARDS if not logs[name].exists())
+    (tmp_path / queued.rpartition("/")[-1]).rename(root / queued)
+    assert process.wait(timeout=300) == 0
+    assert "nothing is trained" in logs[queued].read_text()
+    after = stamps(workplace)  # Snakemake sets the times of what its jobs leave: only the inode says whose it is
+    assert {name for name in before if after[name][0] != before[name][0]} == set(SHARDS) - {queued}
+    assert not list((workplace.folder / ".snakemake").glob("backups/**/*.zip"))
+    assert workplace.planned("all_members") == {}
 
 
 # ------------------------------------------------------------------------------------------------- second

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from emergent_equivariance import store
+from emergent_equivariance.cli import stages
 from emergent_equivariance.study import load_study
 
 from .conftest import TINY
@@ -69,6 +70,19 @@ def test_a_shard_that_fails_for_good_is_named_and_the_study_closed_without_it(wo
     by_hand = workplace.emeq("metrics", "study.yaml")
     assert by_hand.returncode == 1
     assert "4 members are missing in it, and study.yaml does not set execution.allow_missing" in by_hand.stderr
+
+
+def test_an_ensemble_without_a_shard_does_not_pass_for_the_complete_one(workplace):
+    """Though the shard that arrives later is older, and Snakemake's own records are lost."""
+    shard, kept = workplace.root / FULL, workplace.folder / "kept.zip"
+    shutil.move(shard, kept)
+    workplace.write(execution=ALLOWED)
+    stages.aggregate(workplace.file, "augmentation~full", workplace.root.parent)
+    shutil.move(kept, shard)
+    shutil.rmtree(workplace.folder / ".snakemake")
+    assert workplace.planned() == AFTER_A_SHARD
+    workplace.write(execution=TINY["execution"])
+    assert workplace.planned() == AFTER_A_SHARD
 
 
 def test_the_key_changes_nothing_in_a_complete_study(workplace):

@@ -9,16 +9,19 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from snakemake.persistence import FileBackupMixin
 
 from emergent_equivariance import controller, slurm
 from emergent_equivariance.errors import UserError
 from emergent_equivariance.figures import FIGURES as PICTURES
 from emergent_equivariance.figures import figure_names, store_arms
+from emergent_equivariance.kept_outputs import no_backups
 from emergent_equivariance.slurm_states import heed_lost_jobs
 from emergent_equivariance.study import (
     ensemble_shards,
     header,
     load_study,
+    missing_members,
     missing_report,
     read_yaml,
 )
@@ -66,6 +69,8 @@ except UserError as error:
 if workflow.is_main_process:
     for warning in STUDY.warnings():
         logger.warning(f"warning: {warning}")
+
+no_backups(FileBackupMixin)  # of the outputs of train_shard
 
 ROOT = str(STUDY.root)
 ARMS = {arm.path: arm for arm in STUDY.arms}
@@ -185,8 +190,13 @@ def current(path, expected):
     tell, is lost, or in another folder than that of the study that wrote it."""
     found = header(Path(path)).get("config_hash")
     if found not in (None, expected):
-        workflow.dag.forcefiles.add(str(path))
+        make_again(path)
     return found == expected
+
+
+def make_again(path):
+    """Have a file made, whatever Snakemake knows of it."""
+    workflow.dag.forcefiles.add(str(path))
 
 
 def measure_inputs(wildcards):
@@ -199,7 +209,11 @@ def measure_inputs(wildcards):
 def aggregate_inputs(wildcards):
     """Inputs of an ensemble."""
     arm = ARMS[wildcards.arm]
-    current(STUDY.ensemble_path(arm), arm.ensemble_hash)
+    path = STUDY.ensemble_path(arm)
+    if current(path, arm.ensemble_hash) and header(path).get("missing", 0) != len(
+        missing_members(STUDY, arm)
+    ):
+        make_again(path)
     return {
         "data": ancient(str(STUDY.data_path(arm))),
         "theory": theory_of(arm),
@@ -298,6 +312,7 @@ def check_cluster():
             )
     offer = None
     if workflow.executor_plugin.name == "slurm":
+        slurm.check_login()
         heed_lost_jobs(
             sys.modules["snakemake_executor_plugin_slurm"],
             workflow.executor_settings.requeue,

@@ -22,7 +22,8 @@ rule train_shard:
     input:
         unpack(shard_inputs),
     output:
-        f"{ROOT}/members/{{arm}}/members-{{first}}-{{last}}.zarr.zip",
+        # Not removed before the job starts: a job of an earlier Snakemake may have finished it meanwhile.
+        update(f"{ROOT}/members/{{arm}}/members-{{first}}-{{last}}.zarr.zip"),
     log:
         f"{ROOT}/logs/members/{{arm}}/members-{{first}}-{{last}}.log",
     benchmark:
