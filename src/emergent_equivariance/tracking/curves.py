@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 QUANTILES = (0.1, 0.5, 0.9)
 
-#: Names in the keys of the summary run at most: a project of Weights & Biases should stay below 10,000.
-NAMES = 5000
-
 #: Rows of a table at most; larger ones stay in results/STUDY/tables/.
 TABLE_ROWS = 10_000
 
