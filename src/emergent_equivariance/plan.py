@@ -11,17 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from .groups import get_group
-from .settings import ConvergenceSettings, RegressionSettings, Settings
+from .settings import ConvergenceSettings, Settings
 from .settings.cluster import Cluster
 from .study import Arm, Probe, Study, read_probe
 from .study.budget import needs, size, training_job_bytes
 from .study.cluster import request
 from .study.resources import LOCAL, START, Demand, Demands, Job, jobs, threads_of
 from .study.tiling import planned_tiling
-from .study.work import core_seconds, gradient_steps, training_flops
-
-#: Metrics kept for every member subset, each with a double and a single for its error (docs/layout.md).
-METRICS, METRIC_BYTES = 14, 12
+from .study.work import core_seconds, gradient_steps, joined_bytes, training_flops
 
 #: Members whose predictions are kept in the ensemble store as examples.
 EXAMPLES = 8
@@ -58,15 +55,13 @@ def estimate(study: Study, arm: Arm) -> Cost | None:
     weights = len(s.training.store_weights) * 4 * (s.network.parameters(shape, outputs) or 0)
     members = s.ensemble.members
     counts = members.bit_length() if s.evaluate.member_counts == "powers_of_two" else len(s.evaluate.member_counts)
-    subsets = 2 * members  # of all sizes, in powers of two
-    metrics = subsets * len(s.training.recorded) * len(s.splits()) * METRICS * METRIC_BYTES
     kept = 16 + 4 * (s.evaluate.stored_subsets * counts + EXAMPLES)
     return Cost(
         members=members,
         shards=len(study.shards(arm)),
         flops=training_flops(s, shape, outputs),
         shard_bytes=members * (4 * values + weights),
-        ensemble_bytes=values * kept + metrics,
+        ensemble_bytes=values * kept + joined_bytes(s),
     )
 
 
@@ -89,17 +84,6 @@ def data_bytes(study: Study) -> int:
     return sum(stores.values())
 
 
-def measure_bytes(arm: Arm) -> int:
-    """Size of the store of an arm of a study of kernels (docs/layout.md), before compression."""
-    s = arm.settings
-    if isinstance(s, ConvergenceSettings):
-        return s.convergence.members * 2 * s.convergence.inputs**2 * 8
-    if isinstance(s, RegressionSettings):
-        section = s.regression
-        return len(section.sizes) * section.repeats * len(section.times) * s.task.test * 9
-    return 0
-
-
 def render(study: Study, keys: bool, console: Console | None = None, cluster: Cluster | None = None) -> None:
     """Print the plan of a study as tables: what is trained, the kernels of the analytic side, and all jobs with what
     they need, and what they ask a cluster for where one is given."""
@@ -115,7 +99,7 @@ def render(study: Study, keys: bool, console: Console | None = None, cluster: Cl
         console.print(kernels)
     costs = [estimate(study, arm) for arm in study.arms] if study.kind == "ensemble" else []
     disk = sum(cost.shard_bytes + cost.ensemble_bytes for cost in costs if cost is not None) + data_bytes(study)
-    disk += sum(measure_bytes(arm) for arm in study.arms)
+    disk += 0 if costs else sum(joined_bytes(arm.settings) for arm in study.arms)
     parts = []
     if study.kind == "ensemble":
         members = sum(arm.settings.ensemble.members for arm in study.arms)

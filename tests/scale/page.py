@@ -12,7 +12,7 @@ from pathlib import Path
 
 from emergent_equivariance.plan import data_bytes, estimate
 from emergent_equivariance.study import parse_study, read_yaml
-from emergent_equivariance.study.budget import aggregation_memory, needs, size
+from emergent_equivariance.study.budget import aggregation_memory, joining_memory, needs, size
 from emergent_equivariance.study.resources import jobs
 from emergent_equivariance.study.work import EIGEN, aggregation_seconds, pair_seconds, training_seconds
 
@@ -109,10 +109,7 @@ def members_table(constant):
         each = study.arms[0].settings.ensemble.members / 10_000
         joined = constant[constants.METRICS] * each * len(study.arms)
         add("join_metrics: processor time, at most", f"{joined:.2g} s")
-        add(
-            "join_metrics: memory, at most",
-            f"{constant[constants.METRICS_MEMORY] * max(1, each * len(study.arms)) / 1e3:.2g} GB",
-        )
+        add("join_metrics: memory asked for", f"{joining_memory([a.settings for a in study.arms]) / 1e3:.2g} GB")
         add("emeq verify: processor time", f"{raw / 1e9 / constant[constants.VERIFY] / 60:.2g} min")
         add("runs of Weights & Biases", f"{runs:,}")
         files, stored = (runs * constant[row] for row in (constants.WANDB_FILES, constants.WANDB_BYTES))

@@ -213,6 +213,21 @@ def test_estimates_cover_what_was_measured(tmp_path, content, rule, seconds, pea
     assert peak <= found.memory - SNAKEMAKE
 
 
+def test_joining_grows_with_the_members_of_all_arms(tmp_path):
+    """Measured: 6.2 s and 566 MB for 3 arms of 40,000 members, 2.6 s and 272 MB for 10,000 (6 steps, 3 splits)."""
+    record = {"learning_rate": 0.1, "steps": 10, "record": [0, 1, 3, 5, 7, 10]}
+    content = {**LONG, "training": record, "sweep": {"network.width": [8, 16, 32]}}
+    found = {}
+    for members, seconds, peak in ((10_000, 2.6, 272), (40_000, 6.2, 566), (1_000_000, 0, 3 * 3100)):
+        study = parsed({**content, "ensemble": {"members": members}}, tmp_path)
+        demands = Demands(study)
+        found[members], drawing = demands.of("join_metrics", None), demands.of("draw_figures", None)
+        assert 60 * found[members].minutes - START >= seconds
+        assert found[members].memory - SNAKEMAKE >= peak and drawing.memory == found[members].memory
+    assert found[10_000].memory == 1000 + SNAKEMAKE
+    assert 15e3 < found[1_000_000].memory < 25e3, "two times what is expected"
+
+
 def test_no_estimate_is_slow(tmp_path):
     """A controller evaluates them for every resource of every job: they are found once."""
     study = parsed({**LONG, "sweep": {"network.width": list(range(8, 108))}}, tmp_path)

@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..settings import AnySettings, ConvergenceSettings, RegressionSettings, Settings
 from ..settings.engines import ENGINES
 from .arms import Arm
-from .budget import LEAST, aggregation_memory, job_memory, needs, training_job_memory
+from .budget import LEAST, aggregation_memory, job_memory, joining_memory, needs, training_job_memory
 from .layout import Study
 from .probes import Probe, read_probe
 from .tiling import planned_tiling
@@ -28,6 +28,7 @@ from .work import (
     aggregation_seconds,
     empirical_seconds,
     gradient_steps,
+    joined_bytes,
     members_per_shard,
     pair_seconds,
     recording_share,
@@ -55,6 +56,9 @@ CANDIDATE = 32 * 5
 
 #: Bytes per second of one core that stores are written with, compressed (measured: 15 to 100 MB/s).
 WRITING = 10e6
+
+#: Bytes per second of one core at which arms are joined (measured: 1.4e8).
+JOINING = 1e8
 
 #: Seconds of drawing the pictures of an arm, and of one study.
 PICTURE, PICTURES = 5.0, 60.0
@@ -111,9 +115,9 @@ class Demands:
 
     def _work(self, rule: str, arm: Arm | None) -> tuple[float, int, bool]:
         if arm is None:
-            arms = len(self.study.arms)
-            seconds = PICTURES + PICTURE * arms if rule == "draw_figures" else float(arms)
-            return seconds, LEAST, False
+            arms = [arm.settings for arm in self.study.arms]
+            seconds = PICTURES + PICTURE * len(arms) if rule == "draw_figures" else float(len(arms))
+            return seconds + sum(map(joined_bytes, arms)) / JOINING, joining_memory(arms), False
         if rule == "train_shard":
             return self._training(arm)
         if rule == "probe_engine":

@@ -6,7 +6,15 @@ import math
 from math import ceil
 
 from ..groups import get_group
-from ..settings import AnySettings, GcnnNetwork, MlpNetwork, Settings, TorchNetwork
+from ..settings import (
+    AnySettings,
+    ConvergenceSettings,
+    GcnnNetwork,
+    MlpNetwork,
+    RegressionSettings,
+    Settings,
+    TorchNetwork,
+)
 from ..settings.engines import ENGINES, default_engine
 
 #: Seconds of training below which measuring engines does not pay.
@@ -99,6 +107,22 @@ def aggregation_seconds(settings: Settings) -> float:
     values, members = recorded_values(settings), settings.ensemble.members
     subsets = sum(members // size for size in ensemble_sizes(settings))
     return math.inf if values is None else EVALUATING * values * subsets
+
+
+#: Metrics kept for every member subset, each with a double and a single for its error (docs/layout.md).
+METRICS, METRIC_BYTES = 14, 12
+
+
+def joined_bytes(settings: AnySettings) -> int:
+    """Bytes of an arm that metrics.nc is made from, before compression: the metrics of all member subsets, or the store
+    of an arm of a study of kernels (docs/layout.md)."""
+    if isinstance(settings, ConvergenceSettings):
+        return settings.convergence.members * 2 * settings.convergence.inputs**2 * 8
+    if isinstance(settings, RegressionSettings):
+        section = settings.regression
+        return len(section.sizes) * section.repeats * len(section.times) * settings.task.test * 9
+    subsets = 2 * settings.ensemble.members  # of all sizes, in powers of two
+    return subsets * len(settings.training.recorded) * len(settings.splits()) * METRICS * METRIC_BYTES
 
 
 # ------------------------------------------------------------------------------------------- the analytic side
