@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import math
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +17,13 @@ from typing import NamedTuple
 
 from .errors import UserError
 
-__all__ = ["ClusterError", "Misfit", "Offer", "Partition", "check", "offered"]
+__all__ = ["SBATCH", "ClusterError", "Misfit", "Offer", "Partition", "check", "check_login", "offered"]
 
 #: Seconds that an answer may take.
 PATIENCE = 20.0
+
+#: Program that jobs are submitted with.
+SBATCH = "sbatch"
 
 #: Runs a command and returns what it prints; raises OSError or subprocess.SubprocessError.
 Ask = Callable[[Sequence[str]], str]
@@ -65,6 +69,16 @@ class Offer:
     partitions: Mapping[str, Partition] | None
     accounts: frozenset[str] | None
     unknown: Sequence[str] = ()
+
+
+def check_login() -> None:
+    """Raise ClusterError where no job can be submitted from this machine."""
+    if shutil.which(SBATCH) is None:
+        raise ClusterError(
+            f"{SBATCH} is not on this machine (not in PATH): no job can be submitted.",
+            remedy="Nothing was submitted. Run on a login node of the cluster (load SLURM's module where there is one) "
+            "or leave out --workflow-profile profiles/slurm to run on this machine.",
+        )
 
 
 def offered(accounts: bool = True, ask: Ask | None = None) -> Offer:

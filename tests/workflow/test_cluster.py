@@ -103,6 +103,15 @@ def test_a_cluster_file_that_cannot_be_used_stops_the_run(tmp_path):
     assert "site.yaml: unknown key partitoin" in done.stdout + done.stderr
 
 
+def test_without_sbatch_nothing_is_submitted(tmp_path):
+    done = snakemake(tmp_path, written(tmp_path, TINY), site={"account": "lab"})
+    said = done.stdout + done.stderr
+    assert done.returncode == 1 and "Traceback" not in said
+    assert "sbatch is not on this machine" in said and "Run on a login node" in said, said
+    assert "Submitted" not in said and "not checked" not in said and len(said.splitlines()) < 60, said
+    assert not (tmp_path / "results" / "tiny" / "data").exists()
+
+
 @pytest.mark.parametrize(
     "name", [name if name == "histology_ntk.yaml" else pytest.param(name, marks=pytest.mark.slow) for name in SHIPPED]
 )
