@@ -343,10 +343,12 @@ def tables(joined: Dataset) -> dict[str, pd.DataFrame]:
 
     metrics: one row per arm, step, split and member_count. members: mean, standard deviation (ddof 1), least and
     greatest member value per arm, step, split and metric. scaling: slopes and ratios per arm, step and split.
+    Columns and metrics are in the order of their names: stores list their variables in any order.
     """
-    by_size = [n for n, v in joined.data_vars.items() if v.dims == ("arm", "step", "split", "member_count")]
-    scaling = [n for n, v in joined.data_vars.items() if v.dims == ("arm", "step", "split")]
-    member = [str(n) for n, v in joined.data_vars.items() if v.dims == ("arm", "step", "split", "member")]
+    by_size, scaling, member = (
+        sorted(str(n) for n, v in joined.data_vars.items() if v.dims == ("arm", "step", "split", *dims))
+        for dims in (("member_count",), (), ("member",))
+    )
     summaries = []
     for name in member:
         frame = joined[name].to_series().dropna().groupby(level=["arm", "step", "split"], sort=False)

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 from test_metrics import DIMS, make_task, make_theory
 
-from emergent_equivariance import ensemble, metrics, store
+from emergent_equivariance import ensemble, metrics, products, store
 from emergent_equivariance.ensemble import aggregate, member_counts
 from emergent_equivariance.errors import StoreError
 from emergent_equivariance.figures import FIGURES
@@ -197,6 +197,18 @@ def test_the_provenance_of_the_data_reaches_the_metrics():
     assert join(study, [one, one]).attrs["data_provenance"] == '{"source": "a"}'
     assert join(study, [one, other]).attrs["data_provenance"] == '[{"source": "a"}, {"source": "b"}]'
     assert "data_provenance" not in join(study, [World().aggregate(world.draw(4))] * 2).attrs
+
+
+def test_tables_do_not_depend_on_the_order_in_which_a_store_lists_its_variables():
+    world, study = World(), make_study(sweep={"network.width": [8, 16]})
+    one = world.aggregate(world.draw(8))
+    turned = xr.Dataset({name: one[name] for name in reversed(list(one.data_vars))}, one.coords, one.attrs)
+    assert list(turned.data_vars) != list(one.data_vars)
+    texts = [
+        {name: table.to_csv() for name, table in products.tables(study, join(study, found)).items()}
+        for found in ([one, one], [turned, one])
+    ]
+    assert texts[0] == texts[1] and texts[0].keys() == {"metrics", "members", "scaling", "key_numbers"}
 
 
 def test_actions_that_are_not_exact_are_said_in_the_report():
