@@ -1,5 +1,6 @@
 """What the documentation names exists, and what it shows runs."""
 
+import fnmatch
 import re
 import shlex
 from pathlib import Path
@@ -119,3 +120,31 @@ def test_the_workflow_page_explains_every_rule_and_wildcard():
     constraints = re.search(r"wildcard_constraints:\n((?:    .*\n)+)", (ROOT / "Snakefile").read_text())[1]
     for name in [*rules, *re.findall(r"^ +(\w+)=", constraints, re.MULTILINE)]:
         assert f"`{name}`" in page, name
+
+
+def failures():
+    """Fault → the tests that its line of the failure matrix names, as (file, name; "" for all, "test_a…" for any)."""
+    section = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8").split("\n## ")[1]
+    assert section.startswith("Failure matrix\n")
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    (_, *header), *rows = rows
+    assert header == ["what happens", "data lost", "tested by"]
+    named = {}
+    for fault, _, _, tests in rows:
+        file, named[fault] = "", []
+        for span in re.findall(r"`([^`]+)`", tests):
+            place, _, name = span.partition("::")
+            file = place or file
+            named[fault].append((file if "/" in file else f"tests/reliability/{file}", name))
+    return named
+
+
+def test_the_tests_that_the_failure_matrix_names_exist():
+    named = failures()
+    assert len(named) >= 25
+    for fault, tests in named.items():
+        assert tests, fault
+        for file, name in tests:
+            assert (ROOT / file).is_file(), f"{fault}: {file}"
+            there = re.findall(r"^(?:async )?def (test_\w*)", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+            assert fnmatch.filter(there, name.replace("…", "*") or "*"), f"{fault}: {file}::{name}"
