@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +73,7 @@ def read_learning_rate(study: Study, arm: Arm) -> float:
             f"{path}: does not exist.",
             remedy=f"Run `emeq learning-rate {study.file} --key {arm.learning_rate_key}` first.",
         )
-    found = rate_in(path)
+    found = rate_in(path, rate.critical_fraction)
     if found.get("learning_rate_key", arm.learning_rate_key) != arm.learning_rate_key:
         raise StoreError(
             f"{path}: holds what belongs under another name (learning rate key {found['learning_rate_key']}).",
@@ -80,13 +82,35 @@ def read_learning_rate(study: Study, arm: Arm) -> float:
     return found["learning_rate"]
 
 
-def rate_in(path: Path) -> dict[str, Any]:
-    """Content of a file with a resolved learning rate. Raises StoreError if it is damaged."""
+def rate_text(rates: Mapping[str, float], key: str) -> str:
+    """What the file of a resolved learning rate holds: ``theory.resolve_learning_rate``, its key, and a checksum."""
+    said = {**rates, "learning_rate_key": key}
+    return json.dumps(said | {"checksum": _checksum(said)}) + "\n"
+
+
+def rate_in(path: Path, fraction: float) -> dict[str, Any]:
+    """Content of a file with a resolved learning rate, without its checksum.
+
+    Args:
+      path: the file.
+      fraction: of the critical learning rate, by the study: what those of earlier versions are held against, which
+        have no checksum.
+
+    Raises StoreError if it is damaged.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        rate = float(found["learning_rate"])
-    except (ValueError, LookupError, TypeError, RecursionError):
-        rate = math.nan
-    if not 0 < rate < math.inf:
-        raise StoreError(f"{path}: is damaged.", remedy="Delete it and run the study again.")
+        rate, checksum = float(found["learning_rate"]), found.pop("checksum", None)
+        if checksum is None:
+            whole = math.isclose(rate, fraction * float(found["critical_learning_rate"]), rel_tol=1e-9)
+        else:
+            whole = checksum == _checksum(found)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        rate, whole = math.nan, False
+    if not (whole and 0 < rate < math.inf):
+        raise StoreError(f"{path}: is damaged.", remedy="Delete it and run the study again: it is made again.")
     return {**found, "learning_rate": rate}
+
+
+def _checksum(said: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

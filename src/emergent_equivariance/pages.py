@@ -1,9 +1,11 @@
-"""What the HTML pages of key numbers have in common: the frame, and where numbers come from."""
+"""What the HTML pages of key numbers have in common: the frame, where numbers come from, and that they are whole."""
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,8 +30,37 @@ def page(title: str, parts: Iterable[str]) -> str:
 
 
 def with_source(text: str, checksum: str) -> str:
-    """A page that says which metrics.nc, by its checksum, it was made from."""
-    return text.replace("<title>", f"<meta name='source' content='metrics.nc {checksum}'><title>", 1)
+    """A page that says which metrics.nc, by its checksum, it was made from; sealed."""
+    source = f"metrics.nc {checksum}"
+    return sealed(text.replace("<title>", f"<meta name='source' content='{source}'><title>", 1).encode()).decode()
+
+
+#: What a picture or a page says it was made from, and the checksum of all its bytes but this one.
+_SOURCE = re.compile(rb"metrics\.nc ([0-9a-f]{64}|)( text ([0-9a-f]{64}))?")
+
+
+def sealed(content: bytes) -> bytes:
+    """A text that says ``metrics.nc CHECKSUM``, with a checksum of the text added to it there."""
+    source = _SOURCE.search(content)
+    if source is None:
+        raise ValueError("the text does not say what it was made from")
+    digest = hashlib.sha256(content).hexdigest().encode()
+    return content[: source.end()] + b" text " + digest + content[source.end() :]
+
+
+def source_of(content: bytes) -> tuple[str, bool | None]:
+    """What a picture or a page says of itself.
+
+    Returns the checksum of the metrics.nc it was made from, "" if it does not say it; and whether the text is the one
+    that was sealed, None if it is not sealed.
+    """
+    source = _SOURCE.search(content)
+    if source is None:
+        return "", None
+    if source[3] is None:
+        return source[1].decode(), None
+    rest = content[: source.start(2)] + content[source.end(2) :]
+    return source[1].decode(), hashlib.sha256(rest).hexdigest().encode() == source[3]
 
 
 def provenance(attributes: Iterable[tuple[str, Any]]) -> list[str]:

@@ -2,15 +2,20 @@
 
 import json
 import os
+import re
 import shutil
 import time
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from emergent_equivariance import controller, store, verify
+from emergent_equivariance import controller, lease, store, verify
+from emergent_equivariance.cli import app
 from emergent_equivariance.errors import StoreError, StudyError
-from emergent_equivariance.lease import Lease
+from emergent_equivariance.inputs import rate_text, read_learning_rate
+from emergent_equivariance.lease import Lease, this_process
+from emergent_equivariance.pages import sealed, source_of
 from emergent_equivariance.study import load_study
 
 from .finished_study import CONTENT, make, study_in
@@ -19,6 +24,10 @@ NONE, FULL = "augmentation~none", "augmentation~full"
 SHARD = f"members/{NONE}/members-000000-000001.zarr.zip"
 OTHER_SHARD = f"members/{NONE}/members-000002-000003.zarr.zip"
 FULL_SHARD = f"members/{FULL}/members-000000-000001.zarr.zip"
+WIDE = f"members/{NONE}/members-000000-000003.zarr.zip"
+BACKUP = f"members/{NONE}/backup~1/members-000000-000001.zarr.zip"
+#: What a job may leave when it is killed after its shard was written.
+LEFT = ("lease", "lease.0123456789abcdef", "checkpoint.zarr.zip")
 ENSEMBLE, FULL_ENSEMBLE = f"ensemble/{NONE}.zarr.zip", f"ensemble/{FULL}.zarr.zip"
 
 
@@ -39,6 +48,12 @@ def found(study, jobs=1):
     """Kind and path under the root of everything that is named."""
     report = verify.verify(study, jobs)
     return {(str(f.kind), f.path.relative_to(study.root).as_posix()) for f in report.findings}
+
+
+def emeq(study, *arguments):
+    """Exit code of ``emeq verify``."""
+    command = ["verify", str(study.file), "--results", str(study.results), *arguments]
+    return app(command, standalone_mode=False)
 
 
 def files(study):
@@ -114,8 +129,37 @@ def swap(study, first, second):
 def stamp(study, name):
     """A picture of another metrics.nc."""
     path = study.root / name
-    checksum = store.read_netcdf(study.metrics_path).attrs["checksum"].encode()
-    path.write_bytes(path.read_bytes().replace(checksum, b"0" * 64))
+    path.write_bytes(sealed(unsealed(path).replace(source_of(path.read_bytes())[0].encode(), b"0" * 64)))
+
+
+def unsealed(path):
+    """A picture as earlier versions wrote it."""
+    return re.sub(rb" text [0-9a-f]{64}", b"", path.read_bytes())
+
+
+def zeros(content):
+    """With 512 bytes in the middle that a file system lost."""
+    middle = len(content) // 2
+    return content[:middle] + bytes(512) + content[middle + 512 :]
+
+
+def other_rate(study, key=None, **changes):
+    """A learning rate that is whole and another."""
+    found = json.loads(rate(study).read_text())
+    del found["checksum"]
+    rate(study).write_text(rate_text({**found, **changes}, key or found["learning_rate_key"]))
+
+
+def older_rate(study, **changes):
+    """A learning rate as earlier versions wrote it."""
+    edit_json(rate(study), **changes)
+    found = json.loads(rate(study).read_text())
+    found.pop("checksum", None)
+    rate(study).write_text(json.dumps(found))
+
+
+def name_of_rate(study):
+    return rate(study).relative_to(study.root).as_posix()
 
 
 DAMAGES = {
@@ -165,15 +209,29 @@ DAMAGES = {
         lambda s: {("torn", rate(s).relative_to(s.root).as_posix())},
     ),
     "rate of another key": (
-        lambda s: edit_json(rate(s), learning_rate_key="0" * 16),
-        lambda s: {("foreign", rate(s).relative_to(s.root).as_posix())},
+        lambda s: other_rate(s, key="0" * 16),
+        lambda s: {("foreign", name_of_rate(s))},
     ),
-    "rate changed": (
-        lambda s: edit_json(rate(s), learning_rate=0.123),
+    "rate changed": (lambda s: edit_json(rate(s), learning_rate=0.123), lambda s: {("torn", name_of_rate(s))}),
+    "rate of an earlier version changed": (
+        lambda s: older_rate(s, learning_rate=0.123),
+        lambda s: {("torn", name_of_rate(s))},
+    ),
+    "another rate": (lambda s: other_rate(s, learning_rate=0.123), lambda s: {("stale", name_of_rate(s))}),
+    "another rate, of a theory that does not tell": (
         lambda s: (
-            {("stale", SHARD), ("stale", OTHER_SHARD)}
-            | {("stale", s.theory_path(s.arms[0]).relative_to(s.root).as_posix())}
+            other_rate(s, learning_rate=0.123),
+            rewrite(s.theory_path(s.arms[0]), same, critical_learning_rate="unknown"),
         ),
+        lambda s: {("stale", name_of_rate(s))},
+    ),
+    "another rate, and no theory": (
+        lambda s: (other_rate(s, learning_rate=0.123), s.theory_path(s.arms[0]).unlink()),
+        lambda s: {("doubtful", name_of_rate(s))},
+    ),
+    "a shard of another rate": (
+        lambda s: rewrite(s.root / SHARD, same, learning_rate=0.123),
+        {("stale", SHARD)},
     ),
     "engine damaged": (
         lambda s: engine(s).write_text("{}"),
@@ -200,6 +258,45 @@ DAMAGES = {
         {("stale", "figures/orbit_scaling.svg")},
     ),
     "summary of other metrics": (lambda s: stamp(s, "summary.html"), {("stale", "summary.html")}),
+    "a picture with zeros": (
+        lambda s: (p := s.root / "figures/orbit_scaling.svg").write_bytes(zeros(p.read_bytes())),
+        {("torn", "figures/orbit_scaling.svg")},
+    ),
+    "a picture of an earlier version with zeros": (
+        lambda s: (p := s.root / "figures/orbit_scaling.svg").write_bytes(zeros(unsealed(p))),
+        {("torn", "figures/orbit_scaling.svg")},
+    ),
+    "summary with another digit": (
+        lambda s: s.summary_path.write_text(s.summary_path.read_text().replace("8", "3")),
+        {("torn", "summary.html")},
+    ),
+    "a torn shard in front of whole ones": (
+        lambda s: (s.root / WIDE).write_bytes((s.root / SHARD).read_bytes()[:1000]),
+        {("torn", WIDE)},
+    ),
+    "a foreign shard in front of whole ones": (lambda s: copy(s, SHARD, WIDE), {("foreign", WIDE)}),
+    "copies of the user": (
+        lambda s: (
+            copy(s, FULL_ENSEMBLE, f"ensemble/{NONE} copy.zarr.zip"),
+            (s.root / BACKUP).parent.mkdir(),
+            copy(s, FULL_SHARD, BACKUP),
+            (s.root / BACKUP).with_name(".members-000000-000001.checkpoint.zarr.zip").write_bytes(b"x"),
+        ),
+        {
+            ("unused", f"ensemble/{NONE} copy.zarr.zip"),
+            ("unused", BACKUP),
+            ("unused", f"members/{NONE}/backup~1/.members-000000-000001.checkpoint.zarr.zip"),
+        },
+    ),
+    "old files that only look temporary": (
+        lambda s: (old(s, ".draft.tmp"), old(s, ".folder.123456.tmp/thesis.txt")),
+        {("unknown", ".draft.tmp"), ("unknown", ".folder.123456.tmp/thesis.txt")},
+    ),
+    "what a killed job leaves beside its shard": (
+        lambda s: (dead_lease(s, ""), dead_lease(s, ".0123456789abcdef"), dead_checkpoint(s)),
+        {("leftover", f"members/{NONE}/.members-000000-000001.{name}") for name in LEFT},
+    ),
+    "a checkpoint of a torn shard": (lambda s: (cut(s, SHARD), dead_checkpoint(s)), {("torn", SHARD)}),
     "a note of the user": (lambda s: (s.root / "notes.txt").write_text("x"), {("unknown", "notes.txt")}),
     "a checkpoint that stayed": (
         lambda s: (s.root / f"members/{NONE}/.members-000000-000001.checkpoint.zarr.zip").write_bytes(b"x"),
@@ -207,7 +304,7 @@ DAMAGES = {
     ),
     "a shard of another study elsewhere": (
         lambda s: (elsewhere(s), rewrite(s.root / "members/width~9/members-000000-000001.zarr.zip", same, study="b")),
-        {("foreign", "members/width~9/members-000000-000001.zarr.zip")},
+        {("unused", "members/width~9/members-000000-000001.zarr.zip")},
     ),
     "a shard of an arm that is gone": (
         lambda s: (
@@ -222,6 +319,25 @@ DAMAGES = {
 def elsewhere(study):
     (study.root / "members" / "width~9").mkdir()
     copy(study, SHARD, "members/width~9/members-000000-000001.zarr.zip")
+
+
+def old(study, name):
+    path = study.root / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("x")
+    os.utime(path, (time.time() - 2 * verify.ABANDONED,) * 2)
+
+
+def dead_lease(study, token):
+    """A lease, or what was to be one, of a process of this machine that has ended."""
+    folder = study.lease_path(study.arms[0], 0, 1)
+    folder = folder.with_name(folder.name + token)
+    folder.mkdir()
+    (folder / "1").write_text(json.dumps(asdict(replace(this_process(), start=1))))
+
+
+def dead_checkpoint(study):
+    study.checkpoint_path(study.arms[0], 0, 1).write_bytes(b"x")
 
 
 def append(path, text):
@@ -248,16 +364,16 @@ def test_damage_is_named_and_a_repair_removes_exactly_that(study, case):
     report = verify.verify(study)
     assert {(str(f.kind), f.path.relative_to(study.root).as_posix()) for f in report.findings} == expected
     before = files(study)
-    removed = {f.path.relative_to(study.root).as_posix() for f in verify.repair(study, report)}
+    removed = {f.path.relative_to(study.root).as_posix() for f in verify.repair(report)}
     gone = {name for kind, name in expected if kind in ("torn", "foreign", "stale", "leftover")}
     assert removed == gone
-    assert before - files(study) == {name for name in before if name in gone or name.split("/")[0] in gone}
+    assert before - files(study) == {name for name in before if any(f"{name}/".startswith(f"{g}/") for g in gone)}
 
 
 def test_after_a_repair_there_is_nothing_to_repair(study):
-    for case in ("shard of other members", "rate damaged", "metrics cut", "a picture cut", "a checkpoint that stayed"):
+    for case in ("shard of other members", "rate damaged", "metrics cut", "a picture cut"):
         DAMAGES[case][0](study)
-    assert len(list(verify.repair(study, verify.verify(study)))) == 5
+    assert len(list(verify.repair(verify.verify(study)))) == 4
     assert found(study) == {("missing", name) for name in (SHARD, "metrics.nc", "figures/orbit_scaling.png")}
 
 
@@ -281,19 +397,19 @@ def test_a_changed_study(study):
 def test_shards_in_training_are_told_and_left(study):
     path = study.root / SHARD
     path.unlink()
-    lease = Lease(study.lease_path(study.arms[0], 0, 1), "members", lambda text: None)
+    held = Lease(study.lease_path(study.arms[0], 0, 1), "members", lambda text: None)
     checkpoint = study.checkpoint_path(study.arms[0], 0, 1)
     checkpoint.write_bytes(b"x")
-    lease.acquire()
+    held.acquire()
     try:
         report = verify.verify(study)
         assert [(f.kind, f.path) for f in report.findings] == [(verify.Kind.TRAINING, path)] and not report.is_well
         assert str(os.getpid()) in report.findings[0].reason
         path.write_bytes(b"torn")
         assert [f.kind for f in verify.verify(study).findings] == [verify.Kind.TRAINING]
-        assert list(verify.repair(study, verify.verify(study))) == [] and checkpoint.exists()
+        assert list(verify.repair(verify.verify(study))) == [] and checkpoint.exists()
     finally:
-        lease.release()
+        held.release()
     path.unlink()
     (finding,) = verify.verify(study).findings
     assert finding.kind == "missing" and "a checkpoint is there" in finding.reason
@@ -306,22 +422,60 @@ def test_temporary_files_of_dead_writers(study):
     os.utime(old, (time.time() - 2 * verify.ABANDONED,) * 2)
     assert found(study) == {("leftover", old.relative_to(study.root).as_posix())}
     assert verify.verify(study).is_well
-    assert [f.path for f in verify.repair(study, verify.verify(study))] == [old] and new.exists()
+    assert [f.path for f in verify.repair(verify.verify(study))] == [old] and new.exists()
 
 
 def test_what_changed_since_it_was_read_stays(study):
     cut(study, SHARD)
     report = verify.verify(study)
     shutil.copy(study.root / OTHER_SHARD, study.root / SHARD)
-    assert list(verify.repair(study, report)) == []
+    assert list(verify.repair(report)) == []
 
 
-def test_nothing_is_removed_while_a_snakemake_runs(study):
+def test_nothing_is_removed_while_a_snakemake_runs(study, monkeypatch):
     cut(study, SHARD)
-    report = verify.verify(study)
-    with controller.acquire(study), pytest.raises(StudyError, match="works on it now"):
-        list(verify.repair(study, report))
+    with controller.acquire(study), pytest.raises(StudyError, match=r"works on .* now"):
+        emeq(study, "--repair")
     assert (study.root / SHARD).exists()
+    removing = verify.repair
+
+    def watched(report):
+        assert str(os.getpid()) in controller.other(study), "no Snakemake can start while files are removed"
+        return removing(report)
+
+    monkeypatch.setattr(verify, "repair", watched)
+    assert emeq(study, "--repair") == 1 and not (study.root / SHARD).exists()
+    assert controller.other(study) == ""
+
+
+def test_a_damaged_rate_is_not_trained_with(study):
+    arm = study.arms[0]
+    assert read_learning_rate(study, arm) == json.loads(rate(study).read_text())["learning_rate"]
+    older_rate(study)
+    assert read_learning_rate(study, arm) > 0
+    for change in (edit_json, lambda path, **changes: older_rate(study, **changes)):
+        change(rate(study), learning_rate=0.123)
+        with pytest.raises(StoreError, match=f"{rate(study)}: is damaged. Delete it"):
+            read_learning_rate(study, arm)
+
+
+def test_a_lease_that_may_not_be_read_is_told(study, monkeypatch):
+    (study.root / SHARD).unlink()
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(lease, "holder", refused)
+    (finding,) = verify.verify(study).findings
+    assert finding.kind == "in training" and "Permission denied" in finding.reason
+
+
+def test_members_that_may_be_missing_are_counted(study, capfd):
+    allowed = study_in(study.file.parent, execution={"shard_size": 2, "allow_missing": True})
+    (study.root / FULL_SHARD).unlink()
+    assert verify.verify(allowed).allowed == 2
+    emeq(allowed)
+    assert "2 members are missing, which execution.allow_missing in" in capfd.readouterr().out
 
 
 def test_a_link_out_of_the_results_is_refused(study, tmp_path):
@@ -342,19 +496,14 @@ def test_results_of_earlier_versions_are_well_but_not_proven(study):
 
 
 def test_command_line(study, capfd):
-    from emergent_equivariance.cli import app
-
-    def emeq(*arguments):
-        return app(["verify", str(study.file), "--results", str(study.results), *arguments], standalone_mode=False)
-
-    assert not emeq() and "all is well" in capfd.readouterr().out
+    assert not emeq(study) and "all is well" in capfd.readouterr().out
     cut(study, SHARD)
     (study.root / ENSEMBLE).unlink()
-    assert emeq() == 1
+    assert emeq(study) == 1
     said = capfd.readouterr().out
     assert f"torn        {study.root / SHARD}: is damaged" in said and "1 missing, 1 torn" in said
     assert f"emeq verify {study.file} --repair" in said
-    assert emeq("--repair") == 1
+    assert emeq(study, "--repair") == 1
     said = capfd.readouterr().out
     assert f"removed     {study.root / SHARD}" in said and "1 removed" in said
     assert CONTENT["study"] in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,16 +31,32 @@ def verify(
     from .. import controller, verify
 
     study = load_study(study_file, results)
-    if other := controller.other(study):
-        say(f"{other} works on {study.root} now: what is missing may be on its way")
-    jobs = jobs or len(os.sched_getaffinity(0))
-    report = verify.verify(study, jobs, progress("MB read"))
-    _print(study, report)
-    if repair:
-        removed = list(_tell(verify.repair(study, report)))
-        print(f"{len(removed)} removed" + (f": {_again(study)}" if removed else ""))
+    with _alone(study) if repair else nullcontext():
+        if not repair and (other := controller.other(study)):
+            say(f"{other} works on {study.root} now: what is missing may be on its way")
+        jobs = jobs or len(os.sched_getaffinity(0))
+        report = verify.verify(study, jobs, progress("MB read"))
+        _print(study, report)
+        if repair:
+            removed = list(_tell(verify.repair(report)))
+            print(f"{len(removed)} removed" + (f": {_again(study)}" if removed else ""))
     if not report.is_well:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _alone(study: Study) -> Iterator[None]:
+    """Work on the results of a study while no Snakemake does. Raises StudyError saying which one does."""
+    from .. import controller
+
+    if not study.root.is_dir():
+        yield
+        return
+    lock = controller.acquire(study)
+    if lock is None:
+        say(f"{study.root}: the file system has no locks: see to it that no Snakemake works on it now")
+    with lock or nullcontext():
+        yield
 
 
 def _print(study: Study, report: Report) -> None:
@@ -50,6 +67,8 @@ def _print(study: Study, report: Report) -> None:
     counts = Counter(finding.kind for finding in report.findings)
     said = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "all is well"
     print(f"{study.root}: {report.files} files, {report.nbytes / 1e6:.4g} MB: {said}")
+    if report.allowed:
+        print(f"{report.allowed} members are missing, which execution.allow_missing in {study.file} allows")
     if report.unproven:
         print(f"{report.unproven} files do not say what they were made from (an earlier version wrote them)")
     if any(kind in REMOVED for kind in counts):

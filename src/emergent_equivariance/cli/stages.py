@@ -11,7 +11,7 @@ import typer
 
 from ..devices import use_float64
 from ..errors import StoreError
-from ..inputs import read_data, read_kernels, read_learning_rate, read_theory
+from ..inputs import rate_text, read_data, read_kernels, read_learning_rate, read_theory
 from ..products import tables
 from ..study import Arm, Study, ensemble_shards, load_study, missing_members
 from ..study.tiling import planned_tiling
@@ -77,7 +77,7 @@ def learning_rate(
     arm = _granted(study.arm_with("learning_rate_key", key), threads)
     data, kernels = read_data(study, arm), read_kernels(study, arm)
     rates = resolve_learning_rate(arm.settings, data, progress(_counted(arm)), kernels)
-    store.write_text(json.dumps(rates | {"learning_rate_key": key}) + "\n", study.learning_rate_path(arm))
+    store.write_text(rate_text(rates, key), study.learning_rate_path(arm))
     say(", ".join(f"{name} = {value:.6g}" for name, value in rates.items()))
 
 

@@ -181,8 +181,11 @@ def save(figure: Figure, stem: Path, source: str) -> None:
 
     Raises StoreError if the disk is full or not writable.
     """
+    from ..pages import sealed
     from ..store import atomic_path
 
     for suffix, metadata in _METADATA.items():
         with style(), atomic_path(stem.with_name(f"{stem.name}.{suffix}")) as temporary:
             figure.savefig(temporary, format=suffix, metadata={**metadata, "Source": source})
+            if suffix == "svg":  # every chunk of a PNG has a checksum
+                temporary.write_bytes(sealed(temporary.read_bytes()))

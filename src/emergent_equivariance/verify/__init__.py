@@ -12,16 +12,17 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from math import isclose
 from pathlib import Path
 
-from .. import controller, lease
-from ..errors import StoreError, StudyError, UserError, write_error
+from .. import lease
+from ..errors import StoreError, UserError, write_error
 from ..study import Study, header
 from .content import Checked, check, check_tables, identity, inputs_of
 from .findings import PROBLEMS, REMOVED, Finding, Kind
-from .places import Other, Place, Role, classify, expected, found
+from .places import Other, Place, Role, classify, expected, found, shards_planned, shards_there
+from .rates import judge_rates
 
 __all__ = ["PROBLEMS", "REMOVED", "Finding", "Kind", "Report", "repair", "verify"]
 
@@ -37,6 +38,7 @@ class Report:
       findings: sorted by kind and path.
       files: files that were read; nbytes: their size.
       unproven: files that do not say what they were made from, because an earlier version wrote them.
+      allowed: members that are missing, and may be (execution.allow_missing).
       identities: of the files read, to see whether they are still the same.
     """
 
@@ -44,11 +46,12 @@ class Report:
     files: int
     nbytes: int
     unproven: int
+    allowed: int
     identities: dict[Path, tuple[int, int, int]]
 
     @property
     def is_well(self) -> bool:
-        """Whether nothing is missing, torn, foreign or stale."""
+        """Whether nothing is missing, torn, foreign, stale or doubtful."""
         return not any(finding.kind in PROBLEMS for finding in self.findings)
 
 
@@ -63,7 +66,7 @@ def verify(study: Study, jobs: int = 1, progress: Callable[[int, int], None] = l
     Raises StoreError where a link leads out of the results folder, or it cannot be listed.
     """
     try:
-        places, names = expected(study), list(found(study))
+        places, names = expected(study) | shards_there(study), list(found(study))
     except PermissionError as error:
         raise StoreError(f"{error.filename}: cannot be read: {error.strerror}.", remedy="Ask its owner.") from None
     others = [classify(name) for name in names if name not in places and not name.startswith("tables/")]
@@ -71,29 +74,36 @@ def verify(study: Study, jobs: int = 1, progress: Callable[[int, int], None] = l
     checked = _check_all(study, places, jobs, progress)
     if "tables" in checked:
         check_tables(study, checked["tables"], checked.get("metrics.nc"))
+    wrong = [*_judge_inputs(checked), *judge_rates(checked.values())]
+    removed = {finding.path for finding in wrong if finding.kind in REMOVED}
+    whole = {name for name, each in checked.items() if not each.problem and each.place.path not in removed}
+    there = [name for name, place in places.items() if place.role is Role.SHARD]
+    planned = shards_planned(study, (places[name] for name in there if name in whole))
+    for name in there:
+        if name in whole and name not in planned:
+            others.append(classify(name))
+            del places[name]
+    places |= planned
     held = {name: holder for name, place in places.items() if (holder := _holder(study, place))}
-    findings = [*_judge(study, places, checked, held), *_judge_links(study, places, checked)]
-    findings += [
-        finding for other in others if other.name not in places for finding in _judge_other(study, other, held)
-    ]
+    findings = [*wrong, *_judge(study, places, checked, held), *_judge_ensembles(study, places, checked)]
+    findings += [finding for other in others for finding in _judge_other(study, other, whole, held)]
     order = list(Kind)
     return Report(
         sorted(set(findings), key=lambda finding: (order.index(finding.kind), str(finding.path))),
         len(checked),
         sum(each.identity[1] for each in checked.values()),
         sum(each.unproven and not each.problem for each in checked.values()),
+        _allowed(planned),
         {each.place.path: each.identity for each in checked.values()},
     )
 
 
-def repair(study: Study, report: Report) -> Iterator[Finding]:
+def repair(report: Report) -> Iterator[Finding]:
     """Remove what is torn, foreign, stale or left over, and nothing else; yields what was removed.
 
-    What changed since it was read stays. Raises StudyError while a Snakemake works on the results, StoreError where the
-    file system refuses.
+    What changed since it was read stays. The caller is the controller of the study since before it was verified (see
+    ``controller.acquire``). Raises StoreError where the file system refuses.
     """
-    if other := controller.other(study):
-        raise StudyError(f"{study.root}: {other} works on it now.", remedy="Repair it when that has ended.")
     for finding in report.findings:
         path = finding.path
         if finding.kind not in REMOVED or not os.path.lexists(path):
@@ -105,6 +115,17 @@ def repair(study: Study, report: Report) -> Iterator[Finding]:
         except OSError as error:
             raise write_error(path, error) from None
         yield finding
+
+
+def _allowed(planned: dict[str, Place]) -> int:
+    """Members of shards that are missing and not needed."""
+    missing = [place for place in planned.values() if not place.needed and place.members]
+    return sum(
+        min(last, place.arm.settings.ensemble.members - 1) - first + 1
+        for place in missing
+        if place.members
+        for first, last in [place.members]
+    )
 
 
 def _tiles_in_use(study: Study, places: dict[str, Place], others: list[Other]) -> dict[str, Place]:
@@ -139,7 +160,7 @@ def _check_all(
 
 
 def _judge(
-    study: Study, places: dict[str, Place], checked: dict[str, Checked], held: dict[str, lease.Holder]
+    study: Study, places: dict[str, Place], checked: dict[str, Checked], held: dict[str, str]
 ) -> Iterator[Finding]:
     """Files by themselves: those that are not there, and those with a problem of their own."""
     for name, place in places.items():
@@ -154,17 +175,12 @@ def _judge(
             yield Finding(Kind.MISSING, place.path, reason)
 
 
-def _judge_links(study: Study, places: dict[str, Place], checked: dict[str, Checked]) -> Iterator[Finding]:
+def _judge_inputs(checked: dict[str, Checked]) -> Iterator[Finding]:
     """Files that are whole, but were made from others than there are now."""
-    rates = {
-        each.place.key: each.attributes["learning_rate"]
-        for each in checked.values()
-        if each.place.role is Role.RATE and not each.problem
-    }
     for each in checked.values():
         if each.problem:
             continue
-        place, said = each.place, each.attributes
+        place = each.place
         try:
             inputs = inputs_of(each)
         except UserError as error:
@@ -174,12 +190,15 @@ def _judge_links(study: Study, places: dict[str, Place], checked: dict[str, Chec
             now = checked[source].checksum if source in checked else None
             if now is not None and now != checksum:
                 yield Finding(Kind.STALE, place.path, f"was made from another {source} than there is")
-        if place.role is Role.RESULT and study.kind == "ensemble" and inputs:
-            yield from _judge_shards(places, checked, place, inputs)
-        if place.role in (Role.SHARD, Role.THEORY) and place.arm.settings.resolves_learning_rate:
-            rate = rates.get(place.arm.learning_rate_key)
-            if rate is not None and not isclose(rate, said.get("learning_rate", rate), rel_tol=1e-9):
-                yield Finding(Kind.STALE, place.path, f"has learning rate {said['learning_rate']}, resolved is {rate}")
+
+
+def _judge_ensembles(study: Study, places: dict[str, Place], checked: dict[str, Checked]) -> Iterator[Finding]:
+    """Ensembles that were not formed of the shards of their arm that are there."""
+    for each in checked.values():
+        if each.place.role is Role.RESULT and study.kind == "ensemble" and not each.problem:
+            with suppress(UserError):  # is torn, and named
+                if inputs := inputs_of(each):
+                    yield from _judge_shards(places, checked, each.place, inputs)
 
 
 def _judge_shards(
@@ -195,11 +214,11 @@ def _judge_shards(
         yield Finding(Kind.STALE, place.path, f"was formed of {beyond[0]}, which is none of the shards of its arm")
 
 
-def _judge_other(study: Study, other: Other, held: dict[str, lease.Holder]) -> Iterator[Finding]:
-    """A file that the study does not expect."""
+def _judge_other(study: Study, other: Other, whole: set[str], held: dict[str, str]) -> Iterator[Finding]:
+    """A file that the study does not expect. Nothing but what a study leaves behind is said to be left over."""
     path = study.root / other.name
     shard = ""
-    if other.what in ("checkpoint", "lease") and other.members:
+    if other.members and other.arm:
         first, last = other.members
         shard = f"members/{other.arm}/members-{first:06d}-{last:06d}.zarr.zip"
     if path.is_symlink():
@@ -210,13 +229,8 @@ def _judge_other(study: Study, other: Other, held: dict[str, lease.Holder]) -> I
         known = any(arm.kernel_key == other.key for arm in study.arms)
         kind, reason = (Kind.LEFTOVER, "its kernels are assembled") if known else (Kind.UNUSED, "no arm uses it now")
         yield Finding(kind, path, reason)
-    elif other.what in ("checkpoint", "lease"):
-        if shard not in held and (study.root / shard).exists():
-            folder = path.parent if other.what == "lease" else path
-            if other.what == "checkpoint" or _is_free(folder):
-                yield Finding(Kind.LEFTOVER, folder, "its shard is trained")
-        elif shard not in held and other.arm not in {arm.path for arm in study.arms}:
-            yield Finding(Kind.UNUSED, path, "its arm is not in the sweep")
+    elif other.what in ("checkpoint", "lease", "taker"):
+        yield from _judge_training(study, other, path, shard in whole, shard in held)
     elif other.what == "temporary":
         if _is_abandoned(path) and not any(Path(name).name in path.as_posix() for name in held):
             yield Finding(Kind.LEFTOVER, path, "its writer did not finish it")
@@ -226,31 +240,44 @@ def _judge_other(study: Study, other: Other, held: dict[str, lease.Holder]) -> I
         yield Finding(Kind.UNKNOWN, path, "no study makes such a file")
 
 
+def _judge_training(study: Study, other: Other, path: Path, trained: bool, held: bool) -> Iterator[Finding]:
+    """A checkpoint or a lease; ``trained``: whether its shard is whole, ``held``: whether a job may be training it."""
+    if path.is_dir() != (other.what != "checkpoint"):
+        yield Finding(Kind.UNKNOWN, path, "no study makes such a file")
+    elif other.arm not in {arm.path for arm in study.arms}:
+        yield Finding(Kind.UNUSED, path, "its arm is not in the sweep")
+    elif other.what == "taker":
+        if _is_abandoned(path) or (not _holder_at(path) and any(path.iterdir())):
+            yield Finding(Kind.LEFTOVER, path, "the job that wanted the lease has ended")
+    elif trained and not held and (other.what == "checkpoint" or not _holder_at(path)):
+        yield Finding(Kind.LEFTOVER, path, "its shard is trained")
+
+
 def _judge_unused(study: Study, other: Other, path: Path) -> Finding:
-    """A result under a name that the study does not use: another's, or of an arm that is not in the sweep."""
+    """A result under a name that the study does not read, and that hinders nothing: whosever it is, it stays."""
     said = header(path)
-    owner, arm = said.get("study", study.name), said.get("arm", other.arm)
-    if owner != study.name:
-        return Finding(Kind.FOREIGN, path, f"belongs to the study {owner!r}")
-    if other.arm and arm != other.arm:
-        return Finding(Kind.FOREIGN, path, f"belongs to the arm {arm!r}")
+    if (owner := said.get("study", study.name)) != study.name:
+        return Finding(Kind.UNUSED, path, f"belongs to the study {owner!r}")
+    if other.arm and (arm := said.get("arm", other.arm)) != other.arm:
+        return Finding(Kind.UNUSED, path, f"belongs to the arm {arm!r}")
     return Finding(Kind.UNUSED, path, "no arm of the sweep uses it now")
 
 
 # --------------------------------------------------------------------------------------------- what is alive
 
 
-def _holder(study: Study, place: Place) -> lease.Holder | None:
-    """Who may be training a shard: a holder on another machine that died is not told from one that lives."""
-    if place.members is None:
-        return None
-    holder = lease.holder(study.lease_path(place.arm, *place.members))
-    return None if holder is None or holder.is_gone else holder
+def _holder(study: Study, place: Place) -> str:
+    """Who may be training a shard, "" if nobody does."""
+    return "" if place.members is None else _holder_at(study.lease_path(place.arm, *place.members))
 
 
-def _is_free(folder: Path) -> bool:
-    holder = lease.holder(folder)
-    return holder is None or holder.is_gone
+def _holder_at(folder: Path) -> str:
+    """Who holds a lease: a holder on another machine that died is not told from one that lives."""
+    try:
+        holder = lease.holder(folder)
+    except OSError as error:
+        return f"whom {folder} does not tell ({error.strerror})"
+    return "" if holder is None or holder.is_gone else str(holder)
 
 
 def _is_abandoned(path: Path) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import struct
 import zlib
 from dataclasses import dataclass, field
@@ -17,13 +16,14 @@ import xarray as xr
 from .. import store
 from ..errors import StoreError, UserError
 from ..inputs import rate_in
+from ..pages import source_of
+from ..settings import CriticalFraction
 from ..study import Study, read_probe
 from .findings import Finding, Kind
 from .places import Place, Role
 
 #: What a store has to say of itself, beside its checksum.
 _SAID = ("format", "study", "versions", "git_commit")
-_SOURCE = re.compile(rb"metrics\.nc ([0-9a-f]{64})")
 
 
 @dataclass
@@ -173,7 +173,9 @@ def _misplaced(study: Study, place: Place, said: dict[str, Any], found: Any) -> 
 
 
 def _read_rate(study: Study, checked: Checked) -> None:
-    said = rate_in(checked.place.path)
+    rate = checked.place.arm.settings.training.learning_rate
+    assert isinstance(rate, CriticalFraction), "of other arms no file is expected"
+    said = rate_in(checked.place.path, rate.critical_fraction)
     checked.attributes = said
     found = said.get("learning_rate_key")
     checked.unproven = found is None
@@ -227,18 +229,21 @@ def check_tables(study: Study, tables: Checked, metrics: Checked | None) -> None
 
 def _read_picture(study: Study, checked: Checked) -> None:
     content = checked.place.path.read_bytes()
+    source, sealed = source_of(content)
     if checked.place.path.suffix == ".png":
         whole = _is_whole_png(content)
-    else:
+    elif sealed is None:  # those of earlier versions have no checksum
         end = b"</html>" if checked.place.role is Role.SUMMARY else b"</svg>"
-        whole = content.rstrip().endswith(end)
+        whole = content.rstrip().endswith(end) and b"\0" not in content
+        checked.unproven = True
+    else:
+        whole = sealed
     if not whole:
         checked.problem = Finding(Kind.TORN, checked.place.path, "ends too early or is altered")
-        return
-    source = _SOURCE.search(content)
-    checked.unproven = source is None
-    if source is not None:
-        checked.attributes = {"inputs": json.dumps({"metrics.nc": source[1].decode()})}
+    elif source:
+        checked.attributes = {"inputs": json.dumps({"metrics.nc": source})}
+    else:
+        checked.unproven = True
 
 
 def _is_whole_png(content: bytes) -> bool:

@@ -14,6 +14,7 @@ class Kind(StrEnum):
     TORN = "torn"
     FOREIGN = "foreign"
     STALE = "stale"
+    DOUBTFUL = "doubtful"
     LEFTOVER = "leftover"
     TRAINING = "in training"
     UNUSED = "unused"
@@ -21,7 +22,7 @@ class Kind(StrEnum):
 
 
 #: With these a study is not well: exit code 1.
-PROBLEMS = (Kind.MISSING, Kind.TRAINING, Kind.TORN, Kind.FOREIGN, Kind.STALE)
+PROBLEMS = (Kind.MISSING, Kind.TRAINING, Kind.TORN, Kind.FOREIGN, Kind.STALE, Kind.DOUBTFUL)
 
 #: These a repair removes.
 REMOVED = (Kind.TORN, Kind.FOREIGN, Kind.STALE, Kind.LEFTOVER)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from ..figures import figure_names
 from ..study import Arm, Study
+from ..study.shards import plan_shards
 from ..study.tiling import planned_tiling
 
 #: What is no result: never looked into.
@@ -24,8 +25,11 @@ _RESULT = re.compile(
     rf"|members/(?P<folder>{_ARM})/members-{_RANGE}\.zarr\.zip"
 )
 _TILES = re.compile(rf"kernels/(?P<key>{_KEY})/tiles?-\d{{6}}(?:-\d{{6}})?\.zarr\.zip")
-_TRAINING = re.compile(rf"members/(?P<folder>{_ARM})/\.members-{_RANGE}\.(?P<what>checkpoint\.zarr\.zip|lease/\d+)")
-_TEMPORARY = re.compile(r"(?:.*/)?\.[^/]*\.tmp")
+_TRAINING = re.compile(
+    rf"members/(?P<folder>{_ARM})/\.members-{_RANGE}\.(?P<what>checkpoint\.zarr\.zip|lease(?:\.[0-9a-f]{{16}})?)"
+)
+#: Those of ``store.atomic_path``, and of earlier versions with the number of the process.
+_TEMPORARY = re.compile(r"(?:.*/)?\.[^/]+\.(?:[0-9a-f]{12}|\d+)\.tmp")
 
 
 class Role(StrEnum):
@@ -75,7 +79,7 @@ class Place:
 
 
 def expected(study: Study) -> dict[str, Place]:
-    """The files of a complete study, by path under its root."""
+    """The files of a complete study but its shards, by path under its root."""
     places: list[Place] = []
     for arm in study.arms:
         places += _of_arm(study, arm)
@@ -102,10 +106,34 @@ def _of_arm(study: Study, arm: Arm) -> Iterator[Place]:
     if arm.settings.has_mean:
         yield Place(study.theory_path(arm), Role.THEORY, False, arm, "theory_key", arm.theory_key)
     yield Place(study.probe_path(arm), Role.ENGINE, False, arm, "probe_key", arm.probe_key)
-    needed = set(study.needed_shards(arm))
-    for shard in study.shards(arm):
-        path = study.shard_path(arm, *shard)
-        yield Place(path, Role.SHARD, shard in needed, arm, key=arm.config_hash, members=shard)
+
+
+def shard_place(study: Study, arm: Arm, shard: tuple[int, int], needed: bool) -> Place:
+    """The place of a shard of an arm."""
+    return Place(study.shard_path(arm, *shard), Role.SHARD, needed, arm, key=arm.config_hash, members=shard)
+
+
+def shards_there(study: Study) -> dict[str, Place]:
+    """The shards that are in the folders of the arms, whatever they hold, by path under the root."""
+    if study.kind != "ensemble":
+        return {}
+    places = [shard_place(study, arm, shard, False) for arm in study.arms for shard in study.existing_shards(arm)]
+    return {name_of(study, place.path): place for place in places}
+
+
+def shards_planned(study: Study, whole: Iterable[Place]) -> dict[str, Place]:
+    """The shards that cover the members of every arm, formed of those that are ``whole``, by path under the root."""
+    there: dict[str, list[tuple[int, int]]] = {}
+    for place in whole:
+        if place.members is not None:
+            there.setdefault(place.arm.path, []).append(place.members)
+    places: dict[str, Place] = {}
+    for arm in study.arms if study.kind == "ensemble" else ():
+        given, execution = there.get(arm.path, []), arm.settings.execution
+        for shard in plan_shards(arm.settings.ensemble.members, execution.shard_size, given):
+            place = shard_place(study, arm, shard, shard in given or not execution.allow_missing)
+            places[name_of(study, place.path)] = place
+    return places
 
 
 def name_of(study: Study, path: Path) -> str:
@@ -114,7 +142,7 @@ def name_of(study: Study, path: Path) -> str:
 
 
 def found(study: Study) -> Iterator[str]:
-    """Every file under the root, by its path there; links are named and not followed."""
+    """Every file and every lease under the root, by its path there; links are named and not followed."""
     yield from _walk(study.root, "")
 
 
@@ -126,10 +154,11 @@ def _walk(folder: Path, prefix: str) -> Iterator[str]:
     for entry in entries:
         if (not prefix and entry.name in IGNORED) or entry.name == ".snakemake_timestamp":
             continue
-        if entry.is_dir(follow_symlinks=False) and not entry.name.endswith(".tmp"):
-            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
+        name = f"{prefix}{entry.name}"
+        if entry.is_dir(follow_symlinks=False) and classify(name).what not in ("lease", "taker"):
+            yield from _walk(Path(entry.path), f"{name}/")
         else:
-            yield f"{prefix}{entry.name}"
+            yield name
 
 
 @dataclass(frozen=True)
@@ -138,7 +167,8 @@ class Other:
 
     Attributes:
       name: path under the root.
-      what: "result", "tiles", "checkpoint", "lease", "temporary", "picture", or "" for what no study makes.
+      what: "result", "tiles", "checkpoint", "lease", "taker" (of a lease), "temporary", "picture", or "" for what no
+        study makes.
       arm: folder of the arm in its name, or "".
       key: of tiles.
       members: of a shard, a checkpoint or a lease.
@@ -158,7 +188,8 @@ def classify(name: str) -> Other:
     if match := _TILES.fullmatch(name):
         return Other(name, "tiles", key=match["key"])
     if match := _TRAINING.fullmatch(name):
-        what = "lease" if match["what"].startswith("lease") else "checkpoint"
+        kind, _, token = match["what"].partition(".")
+        what = "taker" if kind == "lease" and token else kind
         return Other(name, what, match["folder"], members=_members(match))
     if _TEMPORARY.fullmatch(name):
         return Other(name, "temporary")
