@@ -28,20 +28,27 @@ _ATTEMPTS, _PAUSE = 5, 0.1
 
 
 def lock_path(study: Study) -> Path:
-    """The file that the controller of a study holds a lock on, and in which it says who it is."""
-    return study.root / ".controller"
+    """The file that the controller of a study holds a lock on, and in which it says who it is.
+
+    Raises StoreError if it is a link: the file is overwritten.
+    """
+    path = study.place(".controller")
+    if path.is_symlink():
+        raise StoreError(f"{path}: is a link.", remedy="Delete it; Snakemake makes a file of that name when it starts.")
+    return path
 
 
 def acquire(study: Study) -> IO[str] | None:
     """Become the controller of a study: hold the result as long as jobs run.
 
     Returns None where the file system has no locks. Raises StudyError saying who the controller is if there is one, and
-    StoreError if the results folder cannot be written.
+    StoreError if the results folder cannot be written or the file in it is a link.
     """
     path = lock_path(study)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        file = os.fdopen(os.open(path, flags, 0o666), "a+", encoding="utf-8")
         if not _lock(file):
             owner = _words(_read(file))
             raise StudyError(

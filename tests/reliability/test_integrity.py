@@ -20,9 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numcodecs.zstd import Zstd
 
-from emergent_equivariance import store
+from emergent_equivariance import controller, members, store
 from emergent_equivariance.errors import StoreError, StudyError
 from emergent_equivariance.study import FORMAT, header, load_study, parse_study
+from emergent_equivariance.tracking.runs import tracking_folder
 
 from .finished_study import CONTENT, study_in
 
@@ -354,15 +355,22 @@ def test_arms_and_keys_on_the_command_line_are_those_of_the_study(tmp_path):
             study.arm_with(attribute, "../../evil")
 
 
-@pytest.mark.parametrize("where", ["members", "ensemble", "data", "theory", "engine", "tables", "figures"])
+LINKED = ["members", "leases", "ensemble", "data", "theory", "engine", "tables", "figures", ".controller", "tracking"]
+
+
+@pytest.mark.parametrize("where", LINKED)
 def test_links_below_the_results_lead_nowhere_else(tmp_path, where):
     study = study_in(tmp_path)
     (tmp_path / "away").mkdir()
     study.root.mkdir(parents=True)
-    (study.root / where).symlink_to(tmp_path / "away")
+    name = "members" if where == "leases" else where
+    (study.root / name).symlink_to(tmp_path / "away")
     arm = study.arms[0]
     paths = {
         "members": lambda: study.shard_path(arm, 0, 1),
+        "leases": lambda: study.lease_path(arm, 0, 1),
+        ".controller": lambda: controller.lock_path(study),
+        "tracking": lambda: tracking_folder(study),
         "ensemble": lambda: study.ensemble_path(arm),
         "data": lambda: study.data_path(arm),
         "theory": lambda: study.theory_path(arm),
@@ -370,8 +378,35 @@ def test_links_below_the_results_lead_nowhere_else(tmp_path, where):
         "tables": lambda: study.table_path("x"),
         "figures": lambda: study.figures_folder,
     }
-    with pytest.raises(StoreError, match=f"{where}.*a link in this path leads out of"):
+    with pytest.raises(StoreError, match=f"{name}.*a link in this path leads out of"):
         paths[where]()
+
+
+def test_a_lease_that_is_a_link_elsewhere_deletes_nothing(tmp_path):
+    study = study_in(tmp_path)
+    victim = tmp_path / "away" / "mine"
+    victim.parent.mkdir()
+    victim.write_text("kept")
+    lease = study.lease_path(study.arms[0], 0, 1)
+    lease.parent.mkdir(parents=True)
+    lease.symlink_to(victim.parent)
+    with pytest.raises(StoreError, match=rf"{re.escape(lease.name)}: a link in this path leads out of"):
+        members.train(study, study.arms[0], 0, 1, print, lambda done, total: None)
+    assert victim.read_text() == "kept"
+    assert list(victim.parent.iterdir()) == [victim]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_file_of_the_controller_is_no_link(inside, tmp_path):
+    study = study_in(tmp_path)
+    study.root.mkdir(parents=True)
+    victim = (study.root if inside else tmp_path) / "victim"
+    victim.write_text("kept")
+    (study.root / ".controller").symlink_to(victim)
+    for call in (controller.acquire, controller.other):
+        with pytest.raises(StoreError, match=r"\.controller: .*link"):
+            call(study)
+    assert victim.read_text() == "kept"
 
 
 def test_the_results_themselves_may_be_a_link(tmp_path):

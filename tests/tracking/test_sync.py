@@ -1,8 +1,10 @@
 """emeq sync sends what was recorded offline: each run once, the summary last, and says what could not be sent."""
 
+import errno
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 from getpass import getuser
@@ -12,7 +14,7 @@ import pandas as pd
 import pytest
 
 from emergent_equivariance import store
-from emergent_equivariance.errors import TrackingError
+from emergent_equivariance.errors import StoreError, TrackingError
 from emergent_equivariance.store import write_netcdf
 from emergent_equivariance.tracking import log_shard, log_summary, runs, sync
 from emergent_equivariance.tracking.again import record_again
@@ -154,6 +156,67 @@ def test_only_one_sends_at_a_time(tmp_path):
             sync.send(study, print)
 
 
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOLCK], ids=errno.errorcode.get)
+def test_a_folder_that_cannot_be_written_or_locked_is_named(code, tmp_path, monkeypatch):
+    study = tiny(tmp_path, "offline")
+    record_shard(study)
+    real = os.open
+
+    def refuse(path, *arguments, **options):
+        if os.fspath(path).endswith(".sync.lock"):
+            raise OSError(code, os.strerror(code), os.fspath(path))
+        return real(path, *arguments, **options)
+
+    def no_lock(file, operation):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(*((sync.fcntl, "flock", no_lock) if code == errno.ENOLCK else (os, "open", refuse)))
+    with pytest.raises(TrackingError, match=re.escape(os.strerror(code).lower())) as caught:
+        sync.send(study, print)
+    assert str(study.root / "tracking") in caught.value.message
+    assert "--results" in caught.value.remedy
+    said: list[str] = []
+    assert sync.send(study, said.append, dry_run=True) == 0
+    assert said[-1] == "1 runs to send, 0 sent before"
+
+
+def test_what_cannot_be_recorded_again_is_not_said_to_be(tmp_path, monkeypatch, capfd):
+    study = tiny(tmp_path, "offline")
+    arm = study.arms[0]
+    store.write(store.task_to_dataset(data_of(study)), study.data_path(arm), store.provenance(study))
+    attributes = store.provenance(study, arm) | {"config_hash": arm.config_hash}
+    store.write(shard_of(study), study.shard_path(arm, 0, 3), attributes)
+    monkeypatch.setattr(runs, "MINIMUM_SPACE", 2**70)
+    said: list[str] = []
+    with pytest.raises(TrackingError, match=r"train width~4/0-3 could not be recorded\. See the warning"):
+        record_again(study, said.append)
+    assert said == []
+    assert "No space left" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["", "wandb", "staging", ".sync.lock", runs.MARKER, "files", "files/media", "logs"])
+def test_links_out_of_the_results_are_refused_by_name(where, tmp_path):
+    """Neither sent, nor followed by what sync removes and writes."""
+    study = tiny(tmp_path, "offline")
+    record_shard(study)
+    folder = study.root / "tracking"
+    (file,) = recordings(study)
+    inside = file.parent if where in ("files", "files/media", "logs") else folder
+    away = tmp_path / "away"
+    link = inside / where
+    if link.exists():
+        link.rename(away)
+    else:
+        away.mkdir()
+        link.parent.mkdir(exist_ok=True)
+    (away / "mine").write_text("kept")
+    link.symlink_to(away / "mine" if where in (".sync.lock", runs.MARKER) else away)
+    for call in (lambda: sync.send(study, print), lambda: record_again(study, print)):
+        with pytest.raises(StoreError, match=rf"{re.escape(str(link))}.*leads out of"):
+            call()
+    assert (away / "mine").read_text() == "kept"
+
+
 def test_nothing_recorded_is_nothing_to_send(tmp_path):
     said: list[str] = []
     assert sync.send(tiny(tmp_path, "offline"), said.append) == 0
@@ -173,11 +236,11 @@ def test_lost_runs_are_recorded_again_from_the_results(tmp_path):
     said: list[str] = []
     record_again(study, said.append)
     assert said == [f"recorded: theory {arm.theory_key}", "recorded: train width~4/4-7"]
-    kept = {file.stem: recorded(file) for file in recordings(study)}
-    assert [(entry.job, entry.rows, entry.finished) for entry in kept.values()] == [
-        ("train", 4, True),
-        ("theory", 4, True),
-        ("train", 4, True),
+    kept = [recorded(file) for file in recordings(study)]
+    assert sorted((entry.job, entry.name, entry.rows, entry.finished) for entry in kept) == [
+        ("theory", f"theory/{arm.theory_key}", 4, True),
+        ("train", "width~4/0-3", 4, True),
+        ("train", "width~4/4-7", 4, True),
     ]
     said.clear()
     record_again(study, said.append)

@@ -198,7 +198,7 @@ class Study:
 
     def lease_path(self, arm: Arm, first: int, last: int) -> Path:
         """Folder that says who trains that shard now; see lease."""
-        return self.root / "members" / arm.path / f".members-{first:06d}-{last:06d}.lease"
+        return self.place("members", arm.path, f".members-{first:06d}-{last:06d}.lease")
 
     def ensemble_path(self, arm: Arm) -> Path:
         """Ensemble store of an arm."""

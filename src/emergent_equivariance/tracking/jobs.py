@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import curves
-from .runs import log_artifacts_by_relative_paths, run
+from .runs import log_artifacts_by_relative_paths, run, tracking_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,7 +108,7 @@ def log_summary(
             return
         import wandb
 
-        log_artifacts_by_relative_paths(active, study.root / "tracking")
+        log_artifacts_by_relative_paths(active, tracking_folder(study))
         _log(active, by_members, curves.MEMBER_COUNT, (curves.BY_MEMBERS, curves.PREDICTED), start=0)
         _log(active, by_width, curves.WIDTH, (curves.BY_WIDTH,), start=len(by_members))
         media: dict[str, Any] = {

@@ -14,9 +14,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ..errors import StoreError
 from ..study import Study, fingerprint
 from .reading import lost, recorded
 
@@ -38,8 +40,19 @@ SENT = ".wandb.synced"
 #: Ending of the file in which the client keeps where a run starts on the server.
 SYNC_STATE = ".wandb.syncstate"
 
+#: In the logs of a run: a link to the log of wandb's background process, which lies in its cache.
+CORE_LOG = "debug-core.log"
+
 #: What an agent of a sweep sets for its program, and what would lead all runs of that program into one.
 AGENT_VARIABLES = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
+
+#: What of the client's own modules it raises: module, class.
+PRIVATE_ERRORS = (
+    ("wandb.sdk.lib.service.service_token", "WandbServiceConnectionError"),
+    ("wandb.sdk.mailbox.mailbox", "MailboxClosedError"),
+    ("wandb.sdk.mailbox.mailbox_handle", "HandleAbandonedError"),
+    ("wandb.sdk.mailbox.mailbox_handle", "ServerResponseError"),
+)
 
 #: Bytes below which a disk counts as full.
 MINIMUM_SPACE = 10**7
@@ -63,9 +76,9 @@ def run(
       config: settings to show.
       tags: one for every swept key of the arm.
     """
-    folder = study.root / "tracking"
     active = None
     with _warning("nothing of this job is recorded"):
+        folder = tracking_folder(study)
         active = _start(
             study,
             folder,
@@ -95,6 +108,13 @@ def run(
             _settle(place, online)
 
 
+def tracking_folder(study: Study) -> Path:
+    """The folder that holds the runs of a study. Raises StoreError if it, or what jobs write in it, leads elsewhere."""
+    for parts in (("wandb", "logs"), ("staging", "wandb", "logs"), (MARKER,)):
+        study.place("tracking", *parts)
+    return study.place("tracking")
+
+
 def run_id(study: Study, job: str, identity: Sequence[Any]) -> str:
     """The id of a run."""
     return fingerprint([study.name, job, *identity])
@@ -108,11 +128,12 @@ def send_later(study: Study) -> str:
 
 def use_folder(folder: Path) -> dict[str, str]:
     """Environment variables for wandb, unless set: no error reports, nothing on stdout, no files in the home."""
+    staging = str(folder.absolute() / "staging")
     return {
         "WANDB_SILENT": "true",
         "WANDB_ERROR_REPORTING": "false",
-        "WANDB_DATA_DIR": str(folder / "staging"),
-        "WANDB_CACHE_DIR": str(folder / "staging"),
+        "WANDB_DATA_DIR": staging,
+        "WANDB_CACHE_DIR": staging,
     }
 
 
@@ -154,7 +175,7 @@ def _start(study: Study, folder: Path, **options: Any) -> Any:
 def _remove_empty(folder: Path, identity: str) -> None:
     """Remove what attempts to start a run online left of it."""
     for file in folder.glob(f"wandb/run-*-{identity}/run-*.wandb"):
-        if not recorded(file).rows:
+        if not file.parent.is_symlink() and not recorded(file).rows:
             tidy(file.parent)
             shutil.rmtree(file.parent, ignore_errors=True)
 
@@ -235,9 +256,12 @@ def leave_run(file: Path) -> None:
 
 
 def tidy(place: Path) -> None:
-    """Remove wandb's logs of a run."""
+    """Remove wandb's logs of a run, and that of its background process if it lies where wandb keeps them."""
+    cache = Path({**use_folder(place.parents[1]), **os.environ}["WANDB_CACHE_DIR"])
     with suppress(FileNotFoundError):
-        (place / "logs" / "debug-core.log").readlink().unlink(missing_ok=True)
+        log = (place / "logs" / CORE_LOG).readlink()
+        if log.parent == cache / "wandb" / "logs" and log.name.startswith("core-debug"):
+            log.unlink(missing_ok=True)
     for folder in ("logs", "tmp"):
         shutil.rmtree(place / folder, ignore_errors=True)
 
@@ -260,22 +284,23 @@ def _unreachable(marker: Path) -> str:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What wandb raises where a server, its own background process or the disk fails; time-outs are OSErrors."""
+    """What wandb raises where a server, its own background process or the disk fails; time-outs are OSErrors.
+
+    A class that another version of wandb has elsewhere is left out.
+    """
     import pydantic
     import wandb
-    from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
-    from wandb.sdk.mailbox.mailbox import MailboxClosedError
-    from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError, ServerResponseError
 
-    return (
+    found: list[type[Exception]] = [
         OSError,
+        StoreError,  # of tracking_folder
         pydantic.ValidationError,  # of a WANDB_… variable
         wandb.errors.Error,
-        WandbServiceConnectionError,
-        MailboxClosedError,
-        HandleAbandonedError,
-        ServerResponseError,
-    )
+    ]
+    for module, name in PRIVATE_ERRORS:
+        with suppress(ImportError, AttributeError):
+            found.append(getattr(import_module(module), name))
+    return tuple(found)
 
 
 @contextmanager

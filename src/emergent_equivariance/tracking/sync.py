@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from typing import NamedTuple
 from ..errors import TrackingError
 from ..study import Study
 from .reading import Recorded, lost, recorded
-from .runs import MARKER, SENT, leave_run, use_folder
+from .runs import CORE_LOG, MARKER, SENT, leave_run, tracking_folder, use_folder
 
 #: Seconds before each attempt to send what is left.
 WAITS = (0, 10, 30)
@@ -97,9 +97,9 @@ class Found(NamedTuple):
     recording: list[str]
 
 
-def recordings(folder: Path) -> list[Recording]:
-    """All runs in a tracking folder."""
-    files = sorted(folder.glob("wandb/*run-*/run-*.wandb"))
+def recordings(folder: Path, identity: str = "*") -> list[Recording]:
+    """The runs in a tracking folder, or the recordings of one of them."""
+    files = sorted(folder.glob(f"wandb/*run-*-{identity}/run-{identity}.wandb"))
     return [Recording(file, recorded(file)) for file in files if not file.parent.is_symlink()]
 
 
@@ -124,27 +124,51 @@ def find(folder: Path) -> Found:
 def send(study: Study, say: Say, *, dry_run: bool = False) -> int:
     """Send the runs of a study that were recorded and not sent yet; returns how many could not be sent.
 
-    Raises TrackingError where another process is sending them.
+    Raises TrackingError where another process is sending them or the folder cannot be read or, but for ``dry_run``,
+    written; StoreError where a link in it leads elsewhere.
     """
-    folder = study.root / "tracking"
-    if not folder.is_dir():
-        say(f"{folder}: nothing is recorded")
-        return 0
-    with _alone(folder):
-        found = find(folder)
-        for name in found.recording:
-            say(f"not sent: {name}: a job is recording it")
-        if dry_run:
-            for entry in found.unsent:
-                say(f"to send: {entry.said} ({entry.content.rows} rows, {entry.file.parent})")
-            say(f"{len(found.unsent)} runs to send, {found.sent} sent before")
+    folder = checked_folder(study)
+    try:
+        if not folder.is_dir():
+            say(f"{folder}: nothing is recorded")
             return 0
-        left, reason = _send_all(folder, found.unsent, say)
-        for entry in left:
-            say(f"not sent: {entry.said}: {reason}")
-        total = len(found.unsent)
-        say(f"{total - len(left)} of {total} runs sent, {found.sent} sent before")
-        return len(left) + len(found.recording)
+        with nullcontext() if dry_run else _alone(folder):
+            return _send(folder, say, dry_run)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise TrackingError(
+            f"{error.filename or folder}: {reason}. Nothing that was recorded is lost.",
+            remedy=f"Mend that and run emeq sync again, or copy {study.root} to a disk that you may write to and that "
+            "has locks, and give the folder above the copy as --results.",
+        ) from None
+
+
+def checked_folder(study: Study) -> Path:
+    """The tracking folder of a study. Raises StoreError if a link anywhere in it leads elsewhere."""
+    folder = tracking_folder(study)
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *files) if name != CORE_LOG):
+            if path.is_symlink():
+                study.place(*path.relative_to(study.root).parts)
+    return folder
+
+
+def _send(folder: Path, say: Say, dry_run: bool) -> int:
+    """Send what a tracking folder holds; returns how many runs could not be sent."""
+    found = find(folder)
+    for name in found.recording:
+        say(f"not sent: {name}: a job is recording it")
+    if dry_run:
+        for entry in found.unsent:
+            say(f"to send: {entry.said} ({entry.content.rows} rows, {entry.file.parent})")
+        say(f"{len(found.unsent)} runs to send, {found.sent} sent before")
+        return 0
+    left, reason = _send_all(folder, found.unsent, say)
+    for entry in left:
+        say(f"not sent: {entry.said}: {reason}")
+    total = len(found.unsent)
+    say(f"{total - len(left)} of {total} runs sent, {found.sent} sent before")
+    return len(left) + len(found.recording)
 
 
 def _send_all(folder: Path, left: list[Recording], say: Say) -> tuple[list[Recording], str]:
@@ -259,12 +283,18 @@ def _reason(said: str) -> tuple[str, bool]:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep others from sending the same; raises TrackingError if they are."""
-    with (folder / ".sync.lock").open("w") as lock:
+    """Keep others from sending the same; raises TrackingError if they are, OSError where that cannot be known."""
+    path = folder / ".sync.lock"
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise TrackingError(
                 f"{folder}: another emeq sync is sending these runs.", remedy="Wait until it has ended."
             ) from None
+        except OSError as error:
+            raise OSError(error.errno, f"the file system gives no lock ({error.strerror})", str(path)) from None
         yield
+    finally:
+        os.close(lock)
