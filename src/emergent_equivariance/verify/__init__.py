@@ -77,12 +77,12 @@ def verify(study: Study, jobs: int = 1, progress: Callable[[int, int], None] = l
     wrong = [*_judge_inputs(checked), *judge_rates(checked.values())]
     removed = {finding.path for finding in wrong if finding.kind in REMOVED}
     whole = {name for name, each in checked.items() if not each.problem and each.place.path not in removed}
-    there = [name for name, place in places.items() if place.role is Role.SHARD]
-    planned = shards_planned(study, (places[name] for name in there if name in whole))
-    for name in there:
-        if name in whole and name not in planned:
-            others.append(classify(name))
+    shards = [name for name, place in places.items() if place.role is Role.SHARD]
+    planned = shards_planned(study, (places[name] for name in shards if name in whole))
+    for name in shards:
+        if name not in planned and (name in whole or name not in checked):
             del places[name]
+    others += [classify(name) for name in shards if name in whole and name not in planned]
     places |= planned
     held = {name: holder for name, place in places.items() if (holder := _holder(study, place))}
     findings = [*wrong, *_judge(study, places, checked, held), *_judge_ensembles(study, places, checked)]

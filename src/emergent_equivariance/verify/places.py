@@ -79,7 +79,7 @@ class Place:
 
 
 def expected(study: Study) -> dict[str, Place]:
-    """The files of a complete study but its shards, by path under its root."""
+    """The files of a complete study, by path under its root; shards planned from all that are there."""
     places: list[Place] = []
     for arm in study.arms:
         places += _of_arm(study, arm)
@@ -90,7 +90,8 @@ def expected(study: Study) -> dict[str, Place]:
         for suffix in ("svg", "png"):
             places.append(Place(study.figures_folder / f"{name}.{suffix}", Role.PICTURE, True, some))
     places.append(Place(study.summary_path, Role.SUMMARY, True, some))
-    return {name_of(study, place.path): place for place in places}
+    files = {name_of(study, place.path): place for place in places}
+    return files | shards_planned(study, shards_there(study).values())
 
 
 def _of_arm(study: Study, arm: Arm) -> Iterator[Place]:
