@@ -26,6 +26,7 @@ from emergent_equivariance.figures.style import COLOURS
 from emergent_equivariance.figures.words import element_text, number
 from emergent_equivariance.fits import Series, power_law
 from emergent_equivariance.study import load_study
+from emergent_equivariance.study.products import PICTURES
 
 ROOT = Path(__file__).parents[2]
 FULL, NONE = "width~256/augmentation~full", "width~256/augmentation~none"
@@ -189,7 +190,7 @@ def test_further_augmentations_are_drawn_too():
         assert labelled(figure.axes[0], f"ensemble mean, {label}")
 
 
-@pytest.mark.parametrize("name", [n for n, p in FIGURES.items() if (p.needs, p.kind) == ("metrics", "ensemble")])
+@pytest.mark.parametrize("name", [n for n in PICTURES["ensemble"] if FIGURES[n].needs == "metrics"])
 def test_missing_values_are_left_out(name):
     """Scattered NaN, a split without any value, and infinitely many of them never raise nor reach a picture."""
     study = classification_study() if name == "same_predictions" else make_study()

@@ -12,13 +12,18 @@ from synthetic_results import make_metrics, make_stores
 from synthetic_results import make_study as make_drawn_study
 from test_ensemble import World, make_study, settings_of
 
-from emergent_equivariance import controller
+from emergent_equivariance import controller, store
 from emergent_equivariance.ensemble import aggregate
 from emergent_equivariance.errors import StoreError, StudyError
 from emergent_equivariance.figures import FIGURES
 from emergent_equivariance.report import key_numbers, summary_html
-from emergent_equivariance.study import ensemble_shards, missing_members, missing_report, parse_study
+from emergent_equivariance.study import ensemble_shards, load_study, missing_members, missing_report, parse_study
+from emergent_equivariance.study.products import PICTURES, figure_names, final_products, products
+from emergent_equivariance.study.resources import jobs
 from emergent_equivariance.summary import join, tables
+from emergent_equivariance.verify.places import expected, shards_planned
+
+ROOT = Path(__file__).parents[2]
 
 SHARD, MEMBERS = 8, 64
 GONE = (1, 2, 5)  # shards, of 8
@@ -98,13 +103,11 @@ def test_the_page_and_every_picture_say_how_many_members_are_missing():
     text = summary_html(study, metrics, stores)
     assert f"64 of 256 members are missing: {arm}" in text and text.index("missing") < text.index("<h2>")
     assert "<th>missing</th>" in text
-    drawn = 0
-    for name, picture in FIGURES.items():
-        if picture.kind == "ensemble" and picture.applies(study):
-            figure = picture.draw(metrics) if picture.needs == "metrics" else picture.draw(study, stores)
-            assert "64 of 256 members are missing" in figure.get_suptitle(), name
-            drawn += 1
-    assert drawn >= 5
+    names = figure_names(study)
+    assert len(names) >= 5
+    for name, picture in ((name, FIGURES[name]) for name in names):
+        figure = picture.draw(metrics) if picture.needs == "metrics" else picture.draw(study, stores)
+        assert "64 of 256 members are missing" in figure.get_suptitle(), name
 
 
 # --------------------------------------------------------------------------------------------- files of a study
@@ -224,13 +227,55 @@ def test_what_is_missing_is_said_with_the_last_words_of_its_log(tmp_path):
     assert "is empty: the job was ended from outside" in missing_report(study)
     shard.touch()
     study.ensemble_path(full).touch()
-    for name in ("metrics.nc", "summary.html"):
-        (study.root / name).touch()
+    for path in final_products(study):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
     assert missing_report(study) == ""
     study.shard_path(none, 0, 3).unlink()
     assert "members 0–3" in missing_report(study), "the ensemble that is there was made of more"
     closed = on_disk(tmp_path, ((), ()), allow_missing=True)
     assert missing_report(closed) == ""
+
+
+@pytest.mark.parametrize("name", ["cosine", "digits", "histology_ntk", "kernel_convergence"])
+def test_every_product_that_is_not_there_is_missed(tmp_path, name):
+    study = load_study(ROOT / "config" / f"{name}.yaml", tmp_path)
+    places = [*expected(study).values(), *shards_planned(study, []).values()]
+    assert set(products(study)) == {place.path for place in places if place.needed}
+    assert set(figure_names(study)) <= set(FIGURES)
+    for path in products(study):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert missing_report(study) == ""
+    for path in products(study):
+        path.unlink()
+        assert str(path) in missing_report(study)
+        assert any(job.missing for job in jobs(study)), path
+        path.touch()
+
+
+def test_every_picture_belongs_to_a_kind_of_study():
+    assert set(FIGURES) == {name for pictures in PICTURES.values() for name in pictures}
+
+
+def test_results_of_another_version_are_not_complete(tmp_path):
+    study = on_disk(tmp_path, ((0, 4, 8), (0, 4, 8)))
+    for path in products(study):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert missing_report(study) == ""
+    none, full = study.arms
+    attributes = {"config_hash": none.result_hash}
+    store.write(xr.Dataset({"x": ("sample", np.zeros(2))}), study.result_path(none), attributes)
+    assert missing_report(study) == ""
+    store.write(xr.Dataset({"x": ("sample", np.zeros(2))}), study.result_path(full), attributes)
+    said = missing_report(study)
+    assert f"{study.result_path(full)}\n      is of another version of the study" in said
+    assert "Complete arms: augmentation~none." in said
+    study.result_path(full).unlink()
+    study.result_path(full).touch()
+    store.write_netcdf(xr.Dataset({"x": ("arm", np.zeros(2))}), study.metrics_path, attributes)
+    assert f"{study.metrics_path}: is of another version of the study" in missing_report(study)
 
 
 def test_values_of_a_sweep_that_mean_the_same_are_refused():

@@ -46,6 +46,7 @@ def plan(
 def missing(study_file: StudyArgument, results: ResultsOption = Path("results")) -> None:
     """Say which files of a study are not there yet, and what the logs say of them; exit code 1 if there are any."""
     study = load_study(study_file, results)
+    study.check_existing()
     report = missing_report(study)
     print(report or f"The study {study.name!r} is complete: {study.root}")
     if report:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..study.products import figure_names, is_classification
 from .curves import distance_to_ntk, measured_over_predicted, orbit_in_time, orbit_scaling, same_predictions
 from .kernel_convergence import kernel_convergence
 from .learning_curves import learning_curves
@@ -33,15 +34,16 @@ if TYPE_CHECKING:
 
     from ..study import Arm, Study
 
-__all__ = ["FIGURES", "ArmStores", "Picture", "draw_all", "figure_names", "figure_paths", "store_arms"]
-
-
-def is_classification(arm: Arm) -> bool:
-    """Whether the settings alone say that an arm classifies: by its task, or by its loss."""
-    return (
-        arm.settings.task.name in ("digits", "fashion_mnist", "path_mnist")
-        or arm.settings.training.loss == "cross_entropy"
-    )
+__all__ = [
+    "FIGURES",
+    "ArmStores",
+    "Picture",
+    "draw_all",
+    "figure_names",
+    "figure_paths",
+    "is_classification",
+    "store_arms",
+]
 
 
 @dataclass(frozen=True)
@@ -53,78 +55,33 @@ class Picture:
       needs: which of the two.
       title: a few words for the table of contents.
       caption: file under workflow/report/.
-      applies: whether a study of the kind has this picture; a function of the study alone.
-      kind: kind of study.
     """
 
     draw: Callable[..., Figure]
     needs: Literal["metrics", "stores"]
     title: str
     caption: str
-    applies: Callable[[Study], bool]
-    kind: str = "ensemble"
 
 
+#: Every picture there is; which of them a study has says figure_names.
 FIGURES: dict[str, Picture] = {
-    "orbit_scaling": Picture(
-        orbit_scaling, "metrics", "Orbit deviation against ensemble size", "orbit_scaling.rst", lambda study: True
-    ),
-    "orbit_in_time": Picture(
-        orbit_in_time, "metrics", "Orbit deviation against training time", "orbit_in_time.rst", lambda study: True
-    ),
+    "orbit_scaling": Picture(orbit_scaling, "metrics", "Orbit deviation against ensemble size", "orbit_scaling.rst"),
+    "orbit_in_time": Picture(orbit_in_time, "metrics", "Orbit deviation against training time", "orbit_in_time.rst"),
     "measured_over_predicted": Picture(
         measured_over_predicted,
         "metrics",
         "Measured over predicted orbit variance",
         "measured_over_predicted.rst",
-        lambda study: any(arm.settings.has_covariance for arm in study.arms),
     ),
-    "distance_to_ntk": Picture(
-        distance_to_ntk,
-        "metrics",
-        "Distance to the NTK mean",
-        "distance_to_ntk.rst",
-        lambda study: any(arm.settings.has_mean for arm in study.arms),
-    ),
-    "same_predictions": Picture(
-        same_predictions,
-        "metrics",
-        "Orbit same predictions",
-        "same_predictions.rst",
-        lambda study: any(is_classification(arm) for arm in study.arms),
-    ),
-    "mirror": Picture(
-        mirror,
-        "stores",
-        "The mirror toy",
-        "mirror.rst",
-        lambda study: all(a.settings.task.name == "cosine" and a.settings.group == "c2" for a in study.arms),
-    ),
-    "orbit_profile": Picture(
-        orbit_profile, "stores", "Predictions over an orbit", "orbit_profile.rst", lambda study: True
-    ),
-    "learning_curves": Picture(
-        learning_curves,
-        "metrics",
-        "Learning curves",
-        "learning_curves.rst",
-        lambda study: True,
-        "kernel_regression",
-    ),
+    "distance_to_ntk": Picture(distance_to_ntk, "metrics", "Distance to the NTK mean", "distance_to_ntk.rst"),
+    "same_predictions": Picture(same_predictions, "metrics", "Orbit same predictions", "same_predictions.rst"),
+    "mirror": Picture(mirror, "stores", "The mirror toy", "mirror.rst"),
+    "orbit_profile": Picture(orbit_profile, "stores", "Predictions over an orbit", "orbit_profile.rst"),
+    "learning_curves": Picture(learning_curves, "metrics", "Learning curves", "learning_curves.rst"),
     "kernel_convergence": Picture(
-        kernel_convergence,
-        "metrics",
-        "Empirical against analytic kernels",
-        "kernel_convergence.rst",
-        lambda study: True,
-        "kernel_convergence",
+        kernel_convergence, "metrics", "Empirical against analytic kernels", "kernel_convergence.rst"
     ),
 }
-
-
-def figure_names(study: Study) -> list[str]:
-    """Names of the pictures a study has: a function of the study file alone."""
-    return [name for name, picture in FIGURES.items() if picture.kind == study.kind and picture.applies(study)]
 
 
 def store_arms(study: Study) -> list[Arm]:

@@ -10,12 +10,17 @@ from pathlib import Path
 from ..errors import StoreError
 from .arms import Arm
 from .layout import Study
+from .products import final_products
+from .shards import header
 from .tiling import planned_tiling
 
 #: Missing shards of one arm that are listed by name.
 LISTED = 20
 #: Bytes at the end of a log in which the line that says why is looked for, and characters of it that are shown.
 TAIL_BYTES, SHOWN = 16384, 240
+
+#: What is said of a file that is there but does not belong to the study as it is now.
+OTHER = "is of another version of the study"
 
 
 def missing_members(study: Study, arm: Arm) -> list[int]:
@@ -60,7 +65,7 @@ def _again(study: Study, target: str = "") -> str:
 
 @dataclass(frozen=True)
 class _Lost:
-    """A file that is not there: what it is, in words, and where it belongs."""
+    """A file that is not there, or of another version: what it is, in words, and where it belongs."""
 
     what: str
     path: Path
@@ -69,11 +74,11 @@ class _Lost:
 def missing_report(study: Study) -> str:
     """What the study lacks, by name, with the reason in each log; what follows, and how to go on. Empty if nothing.
 
-    Only names of files are looked at: see ``emeq verify`` for their contents.
+    Names of files and their headers are looked at: see ``emeq verify`` for their contents.
     """
     lost: dict[str, list[_Lost]] = {arm.path: list(_lost(study, arm)) for arm in study.arms}
-    final = [study.root / name for name in ("metrics.nc", "summary.html")]
-    if not any(lost.values()) and all(path.exists() for path in final):
+    final = [path for path in final_products(study) if not path.exists() or _is_other(path, study.metrics_hash)]
+    if not any(lost.values()) and not final:
         return ""
     lines, told = [f"The study {study.name!r} is not complete ({study.root}). Missing:"], set()
     for arm in study.arms:
@@ -82,13 +87,14 @@ def missing_report(study: Study) -> str:
         if lost[arm.path]:
             lines.append(f"  arm {arm.path}{_shards_words(study, arm)}")
         for part in found[:LISTED]:
-            lines += [f"    {part.what}: {part.path}", f"      {_last_words(study.log_path(part.path))}"]
+            words = OTHER if part.path.exists() else _last_words(study.log_path(part.path))
+            lines += [f"    {part.what}: {part.path}", f"      {words}"]
         if len(found) > LISTED:
             lines.append(f"    and {len(found) - LISTED} more")
     for path in final:
-        if not path.exists():
-            stem = "metrics" if path.suffix == ".nc" else "figures"
-            lines.append(f"  {path}: {_last_words(study.root / 'logs' / f'{stem}.log')}")
+        stem = "metrics" if path in (study.metrics_path, study.table_path("any").parent) else "figures"
+        words = OTHER if path.exists() else _last_words(study.root / "logs" / f"{stem}.log")
+        lines.append(f"  {path}: {words}")
     complete = [arm.path for arm in study.arms if not lost[arm.path]]
     lines.append(f"Complete arms: {', '.join(complete) or 'none'}.")
     return "\n".join([*lines, *_remedies(study)])
@@ -98,7 +104,8 @@ def _lost(study: Study, arm: Arm) -> Iterator[_Lost]:
     """What an arm needs and lacks, in the order in which it is made; a complete arm needs nothing."""
     result, missing = study.result_path(arm), study.missing_shards(arm) if study.kind == "ensemble" else []
     closed = arm.settings.execution.allow_missing and len(missing) < len(study.shards(arm)) if missing else True
-    if result.exists() and (closed or not missing):
+    made = result.exists() and not _is_other(result, arm.result_hash)
+    if made and closed:
         return
     if not study.data_path(arm).exists():
         yield _Lost("data", study.data_path(arm))
@@ -119,8 +126,13 @@ def _lost(study: Study, arm: Arm) -> Iterator[_Lost]:
             yield _Lost("choice of the engine", study.probe_path(arm))
         for first, last in missing:
             yield _Lost(f"members {first}–{last}", study.shard_path(arm, first, last))
-    if not result.exists():
+    if not made:
         yield _Lost("ensemble", result)
+
+
+def _is_other(path: Path, expected: str) -> bool:
+    """Whether a file says that it was made by other settings."""
+    return header(path).get("config_hash") not in (None, expected)
 
 
 def _shards_words(study: Study, arm: Arm) -> str:

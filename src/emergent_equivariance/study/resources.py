@@ -20,6 +20,7 @@ from .arms import Arm
 from .budget import LEAST, aggregation_memory, job_memory, joining_memory, needs, training_job_memory
 from .layout import Study
 from .probes import Probe, read_probe
+from .products import final_products
 from .tiling import planned_tiling
 from .work import (
     EIGEN,
@@ -270,6 +271,8 @@ def jobs(study: Study) -> list[Job]:
         one_per("aggregate_arm", "path", study.arms, study.ensemble_path)
     else:
         one_per("measure_kernels", "path", study.arms, study.measure_path)
-    for rule, name in (("join_metrics", "metrics.nc"), ("draw_figures", "summary.html")):
-        found.append(Job(rule, None, 1, int(not (study.root / name).exists())))
+    joined = (study.metrics_path, study.table_path("any").parent)
+    lost = [path for path in final_products(study) if not path.exists()]
+    found.append(Job("join_metrics", None, 1, int(any(path in joined for path in lost))))
+    found.append(Job("draw_figures", None, 1, int(any(path not in joined for path in lost))))
     return found
