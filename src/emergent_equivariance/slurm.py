@@ -160,13 +160,14 @@ class Misfit(NamedTuple):
     remedy: str
 
 
-def check(offer: Offer, resources: Mapping[str, int | str], threads: int) -> Misfit | None:
+def check(offer: Offer, resources: Mapping[str, int | str], threads: int, start: float = 0.0) -> Misfit | None:
     """The first thing that a job asks for and the cluster does not have; None where there is none, or none is known.
 
     Args:
       offer: what there is.
       resources: what the job asks for, by the names of Snakemake's SLURM executor.
       threads: its CPUs.
+      start: minutes that it may take to start; a partition that allows no more is of no use.
     """
     account = resources.get("slurm_account")
     if account is not None and offer.accounts is not None:
@@ -185,15 +186,17 @@ def check(offer: Offer, resources: Mapping[str, int | str], threads: int) -> Mis
                 said = f"there is no such partition; the cluster has {_list(offer.partitions)}"
                 return Misfit("partition", name, said, "Name one of these.")
         chosen = [offer.partitions[name] for name in str(names).split(",")]
-    problems = [_misfit(part, resources, threads) for part in chosen]
+    problems = [_misfit(part, resources, threads, start) for part in chosen]
     return None if None in problems else next(iter(problems), None)
 
 
-def _misfit(part: Partition, resources: Mapping[str, int | str], threads: int) -> Misfit | None:
+def _misfit(part: Partition, resources: Mapping[str, int | str], threads: int, start: float) -> Misfit | None:
     where = f"partition {part.name}"
     minutes, memory = int(resources.get("runtime", 0)), int(resources.get("mem_mb", 0))
     if minutes > part.minutes:
         remedy = f"Set max_minutes to {math.floor(part.minutes)} or less, or name another partition."
+        if math.floor(part.minutes) <= start:
+            remedy = f"Name another partition: {start:g} minutes are the allowance for the start of a job alone."
         return Misfit("minutes", f"{minutes}", f"{where} allows {part.minutes:g}", remedy)
     if memory > part.memory:
         said = f"no node of {where} gives a job more than {part.memory:g} MB"

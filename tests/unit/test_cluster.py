@@ -263,12 +263,28 @@ def test_a_shard_that_is_too_long_is_split_over_runs_or_refused_with_a_size_that
 
 
 def test_memory_below_the_need_is_refused(study):
+    jobs = [job for job in to_submit(study, cluster(max_memory=2)) if job.rule == "train_shard"]
+    demand = jobs[0].demand._replace(memory=5000)
+    large = [replace(job, demand=demand, resources={**job.resources, "mem_mb": 2000}) for job in jobs]
+    with pytest.raises(ClusterError, match=r"max_memory = 2 GB: train_shard of arm .*members_at_once"):
+        check_jobs(cluster(max_memory=2), None, large, OFFER, 4)
     said = problem(study, cluster(max_memory=0.5))
-    assert "max_memory = 0.5 GB: train_shard of arm" in said and "members_at_once" in said
+    assert "max_memory = 0.5 GB: train_shard of arm" in said
     assert "The same holds for 1 other job." in said
     said = problem(study, cluster(), mem_mb=500)
     assert "mem_mb = 500: train_shard" in said and "--set-resources" in said
     assert problem(study, cluster(), mem_mb=5000) is None
+
+
+def test_where_a_limit_is_below_what_every_job_needs_the_advice_can_be_followed(study):
+    said = problem(study, cluster(max_memory=0.5), only="join_metrics")
+    assert "That is the least a job asks for: set it to 1.3 or more." in said and "task.train" not in said
+    assert problem(study, cluster(max_memory=1.3), only="join_metrics") is None
+    said = problem(study, cluster(partition="short"), only="join_metrics")
+    assert "allows 2.5" in said and "Name another partition: 3 minutes" in said and "Set max_minutes" not in said
+    said = problem(study, cluster(max_minutes=3), only="join_metrics", offer=None)
+    assert "max_minutes = 3: join_metrics takes about 4 minutes, 3 of them the allowance for starting" in said
+    assert problem(study, cluster(max_minutes=4), only="join_metrics", offer=None) is None
 
 
 def test_what_the_site_does_not_have_is_refused_by_the_key_of_the_file(study):

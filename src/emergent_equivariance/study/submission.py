@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import floor
+from math import ceil, floor
 from pathlib import Path
 
 from ..errors import UserError
 from ..settings.cluster import Cluster
 from ..slurm import ClusterError, Offer, check
 from .arms import Arm
-from .budget import MARGIN
+from .budget import LEAST, MARGIN
 from .cluster import EXAMPLE, request
 from .layout import Study
-from .resources import LOCAL, START, Demand, Demands, jobs, threads_of
+from .resources import LOCAL, SNAKEMAKE, START, Demand, Demands, jobs, threads_of
 from .work import members_per_shard
 
 __all__ = ["Asked", "check_jobs", "to_submit"]
@@ -93,11 +93,15 @@ def _too_little_memory(cluster: Cluster, job: Asked) -> UserError | None:
     memory = int(job.resources.get("mem_mb", 0))
     if memory >= job.demand.memory / MARGIN:
         return None
+    least = job.demand.memory <= LEAST + SNAKEMAKE
     less = LESS_MEMORY.get(job.rule, "lower task.train or the size of what is evaluated")
     needs = f"{_name(job)} needs about {job.demand.memory} MB"
     if cluster.max_memory is not None and memory >= floor(1000 * cluster.max_memory):
         message = f"max_memory = {cluster.max_memory:g} GB: {needs}."
-        return ClusterError(message, remedy=f"Raise it if nodes have as much, or {less} in the study.")
+        remedy = f"Raise it if nodes have as much, or {less} in the study."
+        if least:
+            remedy = f"That is the least a job asks for: set it to {ceil(job.demand.memory / 100) / 10:g} or more."
+        return ClusterError(message, remedy=remedy)
     return ClusterError(f"mem_mb = {memory}: {needs}.", remedy="Leave it out of --set-resources, or raise it.")
 
 
@@ -112,7 +116,8 @@ def _too_long(cluster: Cluster, job: Asked, runs: int) -> UserError | None:
     limited = cluster.max_minutes is not None and allowed >= cluster.max_minutes
     key = "max_minutes" if limited else "runtime"
     often = f" in {runs} runs" if resumed else ""
-    message = f"{key} = {allowed}: {_name(job)} takes about {minutes:.0f} minutes{often}."
+    takes = f"about {ceil(minutes)} minutes{often}, {start:g} of them the allowance for starting"
+    message = f"{key} = {allowed}: {_name(job)} takes {takes}."
     remedy = "Raise it if the cluster allows it" if limited else "Leave it out of --set-resources"
     if job.rule == "train_shard" and job.arm is not None:
         each = (minutes - start) / members_per_shard(job.arm.settings)
@@ -124,7 +129,7 @@ def _too_long(cluster: Cluster, job: Asked, runs: int) -> UserError | None:
 
 
 def _misfit(cluster: Cluster, job: Asked, offer: Offer | None) -> UserError | None:
-    found = check(offer, job.resources, job.threads) if offer is not None else None
+    found = check(offer, job.resources, job.threads, START / 60) if offer is not None else None
     if found is None:
         return None
     gpu = cluster.gpu if "gres" in job.resources or "gpu" in job.resources else None
