@@ -343,3 +343,25 @@ def test_the_profile_is_yaml_with_known_options():
     default = yaml.safe_load((ROOT / "profiles/default/config.yaml").read_text())
     for key in ("rerun-triggers", "scheduler", "keep-going", "ignore-incomplete"):
         assert profile[key] == default[key]
+
+
+def test_emeq_plan_finds_the_cluster_file_as_emeq_cluster_does(tmp_path, monkeypatch, capsys):
+    from emergent_equivariance.cli.looking import plan
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(ENVIRONMENT, "")
+    study = ROOT / "config" / "cosine.yaml"
+    plan(study, tmp_path)
+    assert "to submit" not in capsys.readouterr().out
+    (tmp_path / "site.yaml").write_text("account: lab")
+    monkeypatch.setenv(ENVIRONMENT, "site.yaml")
+    plan(study, tmp_path)
+    assert "to submit" in capsys.readouterr().out
+
+
+def test_every_command_is_in_a_panel_of_the_help():
+    from emergent_equivariance.cli import app
+    from emergent_equivariance.cli.common import BEFORE, RESULTS, WANDB, WORKFLOW
+
+    panels = [command.rich_help_panel for command in app.registered_commands]
+    assert list(dict.fromkeys(panels)) == [BEFORE, RESULTS, WANDB, WORKFLOW]

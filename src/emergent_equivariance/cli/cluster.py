@@ -9,18 +9,13 @@ from typing import Annotated
 import typer
 
 from ..study import load_study
-from .common import ResultsOption, StudyArgument, app, say
+from .common import BEFORE, ClusterOption, ResultsOption, StudyArgument, app, say
 
 
-@app.command()
+@app.command(rich_help_panel=BEFORE)
 def cluster(
     study_file: StudyArgument,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "--cluster", help="Cluster file; by default that of EMEQ_CLUSTER, or profiles/slurm/cluster.yaml."
-        ),
-    ] = None,
+    file: ClusterOption = None,
     runs: Annotated[int, typer.Option("--runs", min=1, help="Times a job is run at most: retries + 1.")] = 4,
     results: ResultsOption = Path("results"),
 ) -> None:

@@ -25,12 +25,19 @@ app = typer.Typer(
     add_completion=True,
 )
 
+#: Panels of `emeq --help`, in their order.
+BEFORE, RESULTS, WANDB, WORKFLOW = "Before a run", "Results", "Weights & Biases", "Called by the workflow"
+
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder that holds results/STUDY.")]
 ArmOption = Annotated[str, typer.Option("--arm", help="Folder name of the arm, as printed by `emeq plan`.")]
 KeyOption = Annotated[str, typer.Option("--key", help="Key of the store, as printed by `emeq plan --keys`.")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads instead of execution.kernel_threads.")
+]
+ClusterOption = Annotated[
+    Path | None,
+    typer.Option("--cluster", help="Cluster file; by default that of EMEQ_CLUSTER, or profiles/slurm/cluster.yaml."),
 ]
 
 

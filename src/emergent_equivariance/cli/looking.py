@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..study import load_study, missing_report
-from ..study.cluster import read_cluster
-from .common import ResultsOption, StudyArgument, app, say
+from ..study.cluster import find_cluster, read_cluster
+from .common import BEFORE, RESULTS, ClusterOption, ResultsOption, StudyArgument, app, say
 
 
-@app.command()
+@app.command(rich_help_panel=BEFORE)
 def validate(study_file: StudyArgument) -> None:
     """Check a study file; print its arms, or what is wrong and how to mend it."""
     study = load_study(study_file)
@@ -24,25 +25,27 @@ def validate(study_file: StudyArgument) -> None:
         print(f"  {arm.path}")
 
 
-@app.command()
+@app.command(rich_help_panel=BEFORE)
 def plan(
     study_file: StudyArgument,
     results: ResultsOption = Path("results"),
     keys: Annotated[bool, typer.Option("--keys", help="Print the keys of the data and theory stores too.")] = False,
-    cluster: Annotated[
-        Path | None, typer.Option("--cluster", help="Cluster file: print what jobs ask for, and hours in all.")
-    ] = None,
+    cluster: ClusterOption = None,
 ) -> None:
-    """Print arms, members, shards, estimated work and disk, and what every job needs; run nothing."""
+    """Print arms, members, shards, estimated work and disk, and what every job needs; run nothing.
+
+    Where there is a cluster file, also what jobs ask the cluster for, and hours in all.
+    """
     from ..plan import render
 
     study = load_study(study_file, results)
     for warning in study.warnings():
         say(f"warning: {warning}")
-    render(study, keys, cluster=read_cluster(cluster) if cluster else None)
+    found = cluster or find_cluster(Path(), os.environ)
+    render(study, keys, cluster=read_cluster(found) if found else None)
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def missing(study_file: StudyArgument, results: ResultsOption = Path("results")) -> None:
     """Say which files of a study are not there yet, and what the logs say of them; exit code 1 if there are any."""
     study = load_study(study_file, results)
@@ -53,7 +56,7 @@ def missing(study_file: StudyArgument, results: ResultsOption = Path("results"))
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=BEFORE)
 def schema(
     output: Annotated[Path, typer.Option("--output", help="Where to write the JSON schema.")] = Path(
         "workflow/schemas/study.schema.json"

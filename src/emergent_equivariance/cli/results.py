@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..study import Study, load_study
-from .common import ResultsOption, StudyArgument, app, progress, say
+from .common import RESULTS, ResultsOption, StudyArgument, app, progress, say
 
 if TYPE_CHECKING:
     from ..verify import Finding, Report
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def verify(
     study_file: StudyArgument,
     results: ResultsOption = Path("results"),

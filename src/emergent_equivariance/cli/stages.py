@@ -15,13 +15,24 @@ from ..inputs import rate_text, read_data, read_kernels, read_learning_rate, rea
 from ..products import tables
 from ..study import Arm, Study, ensemble_shards, load_study, missing_members
 from ..study.tiling import planned_tiling
-from .common import ArmOption, KeyOption, ResultsOption, StudyArgument, ThreadsOption, app, check_kind, progress, say
+from .common import (
+    WORKFLOW,
+    ArmOption,
+    KeyOption,
+    ResultsOption,
+    StudyArgument,
+    ThreadsOption,
+    app,
+    check_kind,
+    progress,
+    say,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
-@app.command()
+@app.command(rich_help_panel=WORKFLOW)
 def data(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Path("results")) -> None:
     """Make one data store."""
     from .. import store
@@ -34,7 +45,7 @@ def data(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Pat
     say(f"data: {len(task.input)} samples, {json.dumps(task.provenance, ensure_ascii=False)}")
 
 
-@app.command("kernel-tiles")
+@app.command("kernel-tiles", rich_help_panel=WORKFLOW)
 def kernel_tiles(
     study_file: StudyArgument,
     key: KeyOption,
@@ -53,7 +64,7 @@ def kernel_tiles(
     say(f"tiles: {made} computed, {last - first + 1 - made} found")
 
 
-@app.command("assemble-kernels")
+@app.command("assemble-kernels", rich_help_panel=WORKFLOW)
 def assemble_kernels(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Path("results")) -> None:
     """Put the tiles of the kernels between samples together into one store."""
     from ..kernel_store import assemble
@@ -63,7 +74,7 @@ def assemble_kernels(study_file: StudyArgument, key: KeyOption, results: Results
     assemble(study, arm, read_data(study, arm))
 
 
-@app.command("learning-rate")
+@app.command("learning-rate", rich_help_panel=WORKFLOW)
 def learning_rate(
     study_file: StudyArgument, key: KeyOption, threads: ThreadsOption = None, results: ResultsOption = Path("results")
 ) -> None:
@@ -81,7 +92,7 @@ def learning_rate(
     say(", ".join(f"{name} = {value:.6g}" for name, value in rates.items()))
 
 
-@app.command()
+@app.command(rich_help_panel=WORKFLOW)
 def theory(
     study_file: StudyArgument, key: KeyOption, threads: ThreadsOption = None, results: ResultsOption = Path("results")
 ) -> None:
@@ -102,7 +113,7 @@ def theory(
     tracking.log_theory(study, arm, solution, data)
 
 
-@app.command()
+@app.command(rich_help_panel=WORKFLOW)
 def measure(
     study_file: StudyArgument, arm: ArmOption, threads: ThreadsOption = None, results: ResultsOption = Path("results")
 ) -> None:
@@ -122,7 +133,7 @@ def measure(
     store.write(found, study.measure_path(chosen), attributes)
 
 
-@app.command()
+@app.command(rich_help_panel=WORKFLOW)
 def probe(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Path("results")) -> None:
     """Decide how the members of an arm are trained: measure engines, or take the default where that would not pay."""
     from .. import members
@@ -132,7 +143,7 @@ def probe(study_file: StudyArgument, key: KeyOption, results: ResultsOption = Pa
     members.probe(study, study.arm_with("probe_key", key), say)
 
 
-@app.command()
+@app.command(rich_help_panel=WORKFLOW)
 def train(
     study_file: StudyArgument,
     arm: ArmOption,
@@ -151,7 +162,7 @@ def train(
     members.train(study, study.arm(arm), first, last, say, progress("members"), minutes)
 
 
-@app.command()
+@app.command(rich_help_panel=WORKFLOW)
 def aggregate(study_file: StudyArgument, arm: ArmOption, results: ResultsOption = Path("results")) -> None:
     """Form the ensembles of one arm from its shards and measure them against the theory."""
     from .. import store
@@ -181,7 +192,7 @@ def aggregate(study_file: StudyArgument, arm: ArmOption, results: ResultsOption 
     store.write(ensemble, study.ensemble_path(chosen), attributes)
 
 
-@app.command()
+@app.command(rich_help_panel=WORKFLOW)
 def metrics(study_file: StudyArgument, results: ResultsOption = Path("results")) -> None:
     """Join the stores of all arms into metrics.nc and the tables."""
     from .. import store
@@ -203,7 +214,7 @@ def metrics(study_file: StudyArgument, results: ResultsOption = Path("results"))
     store.write_netcdf(joined, study.metrics_path, attributes)
 
 
-@app.command()
+@app.command(rich_help_panel=WORKFLOW)
 def figures(study_file: StudyArgument, results: ResultsOption = Path("results")) -> None:
     """Draw the pictures and write the key numbers in words."""
     from .. import store, tracking

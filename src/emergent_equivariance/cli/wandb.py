@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from ..study import load_study
-from .common import ResultsOption, StudyArgument, app, check_kind, say
+from .common import WANDB, ResultsOption, StudyArgument, app, check_kind, say
 
 
-@app.command()
+@app.command(rich_help_panel=WANDB)
 def sync(
     study_file: StudyArgument,
     results: ResultsOption = Path("results"),
@@ -33,7 +33,7 @@ def sync(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=WANDB)
 def sweep(
     study_file: StudyArgument,
     output: Annotated[Path | None, typer.Option("--output", help="Where to write it; default: print it.")] = None,
@@ -50,7 +50,7 @@ def sweep(
         say(f"{output}: register it with `wandb sweep {output}`; limits: docs/tracking.md")
 
 
-@app.command()
+@app.command(rich_help_panel=WANDB)
 def dashboard(
     study_file: StudyArgument,
     output: Annotated[
