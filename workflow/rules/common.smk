@@ -9,13 +9,11 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
-from snakemake.persistence import FileBackupMixin
 
 from emergent_equivariance import controller, slurm
 from emergent_equivariance.errors import UserError
 from emergent_equivariance.figures import FIGURES as PICTURES
 from emergent_equivariance.figures import figure_names, store_arms
-from emergent_equivariance.kept_outputs import no_backups
 from emergent_equivariance.slurm_states import heed_lost_jobs
 from emergent_equivariance.study import (
     ensemble_shards,
@@ -69,8 +67,6 @@ except UserError as error:
 if workflow.is_main_process:
     for warning in STUDY.warnings():
         logger.warning(f"warning: {warning}")
-
-no_backups(FileBackupMixin)  # of the outputs of train_shard
 
 ROOT = str(STUDY.root)
 ARMS = {arm.path: arm for arm in STUDY.arms}
