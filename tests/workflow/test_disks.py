@@ -105,7 +105,7 @@ def test_a_read_only_disk_is_named_by_every_rule(workplace, tmp_path):
         with pytest.raises(StoreError, match=r"tiny/.controller: cannot be written: .*read-only.*Nothing was started"):
             controller.acquire(load_study(workplace.file, results))
     finally:
-        subprocess.run(["umount", str(results)], check=True)
+        subprocess.run(["umount", "--lazy", str(results)], check=True)
 
 
 @pytest.mark.slow
@@ -125,4 +125,4 @@ def test_a_full_disk_is_named_by_every_rule(workplace, tmp_path):
             run()
             assert made.exists(), command
     finally:
-        subprocess.run(["umount", str(results)], check=True)
+        subprocess.run(["umount", "--lazy", str(results)], check=True)

@@ -90,7 +90,7 @@ def test_the_key_changes_nothing_in_a_complete_study(workplace):
     assert workplace.planned() == {}
     complete = workplace.emeq("missing", "study.yaml")
     assert complete.returncode == 0 and "is complete" in complete.stdout
-    workplace.write(training={**TINY["training"], "steps": TINY["training"]["steps"] + 1})
+    workplace.write(training={**TINY["training"], "learning_rate": {"critical_fraction": 0.25}})
     changed = workplace.emeq("missing", "study.yaml")
     assert changed.returncode == 1 and "holds members of another version of this study" in changed.stderr
 
