@@ -299,7 +299,6 @@ def compared(arm: Settings, data: Any = None, tolerance: float = 1e-9, **stores:
 def arms() -> list[Any]:
     quick = {
         ("ising-local", "c4", "mlp"),
-        ("ising-local", "c2", "flatten"),
         ("ising-total", "d2", "mlp"),
         ("digits", "c2", "pool"),
     }

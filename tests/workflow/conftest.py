@@ -1,5 +1,6 @@
 """Runs the real workflow on a tiny study in a folder of its own."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -67,11 +68,18 @@ class Workplace:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Workplace:
-    """The tiny study, run to its end. Tests copy it before they change it."""
-    workplace = Workplace(tmp_path_factory.mktemp("finished"), TINY)
-    done = workplace.snakemake()
-    assert done.returncode == 0, done.stdout + done.stderr
+def finished(tmp_path_factory, worker_id) -> Workplace:
+    """The tiny study, run to its end once for all workers of pytest-xdist. Tests copy it before they change it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "finished"
+    folder.mkdir(exist_ok=True)
+    workplace, done = Workplace(folder, TINY), folder.with_suffix(".done")
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            run = workplace.snakemake()
+            assert run.returncode == 0, run.stdout + run.stderr
+            done.touch()
     return workplace
 
 

@@ -167,6 +167,7 @@ def test_one_arm_can_be_built_alone(tmp_path):
     assert {p.parent.name for p in workplace.root.glob("members/**/*.zip")} == {"augmentation~full"}
 
 
+@pytest.mark.slow
 def test_a_damaged_shard_is_refused_by_name_and_nothing_is_lost(workplace):
     path = workplace.root / "members" / "augmentation~full" / "members-000000-000003.zarr.zip"
     path.write_bytes(path.read_bytes()[:2000])
