@@ -29,6 +29,7 @@ from emergent_equivariance.study.cluster import (
     request,
     resource_names,
 )
+from emergent_equivariance.study.products import products
 from emergent_equivariance.study.resources import Demands
 from emergent_equivariance.study.submission import Asked, check_jobs
 from emergent_equivariance.study.tiling import planned_tiling
@@ -108,18 +109,7 @@ def theory_of(arm):
 def study_products():
     """What a complete study consists of. Intermediate files are named too: a lost one would
     not be missed otherwise."""
-    return [
-        *(path for arm in TRAINED for path in needed_shards_of(arm)),
-        *(str(STUDY.result_path(arm)) for arm in STUDY.arms),
-        f"{ROOT}/metrics.nc",
-        f"{ROOT}/tables",
-        f"{ROOT}/summary.html",
-        *(
-            f"{ROOT}/figures/{name}.{kind}"
-            for name in FIGURES
-            for kind in ("svg", "png")
-        ),
-    ]
+    return [str(path) for path in products(STUDY)]
 
 
 ARM_OF = {}  # rule: its wildcards → the arm that a job works for
