@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -528,9 +529,15 @@ def test_summary_of_an_arm_whose_members_all_diverged(study, metrics):
     assert f"All members diverged: {FULL} (256 of 256): nothing was measured there. A smaller" in text
 
 
-@pytest.mark.parametrize("members", [1, 16])
-@pytest.mark.parametrize("which", ["all", "main", "control", "other"])
-@pytest.mark.parametrize("make", [make_study, cosine_study, classification_study])
+DIVERGED = itertools.product(
+    [make_study, cosine_study, classification_study], ["all", "main", "control", "other"], [1, 16]
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "which", "members"),
+    [pytest.param(*case, marks=[] if k % 5 == 0 else pytest.mark.slow) for k, case in enumerate(DIVERGED)],
+)
 @pytest.mark.filterwarnings("error")
 def test_arms_whose_members_all_diverged_are_named_in_every_picture(make, which, members):
     """Also with the overflowing theory that a learning rate above critical has."""
