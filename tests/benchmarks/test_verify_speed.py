@@ -6,6 +6,7 @@ that of reading them one after the other in blocks of 4 MB. Both are measured in
 
 import os
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import xarray as xr
 
 from emergent_equivariance import store
 from emergent_equivariance.study import FORMAT
-from emergent_equivariance.verify import content
+from emergent_equivariance.verify import content, readers
 from emergent_equivariance.verify.places import Place, Role
 
 pytestmark = pytest.mark.benchmark
@@ -61,21 +62,20 @@ def best(actions, paths, cold):
     return found
 
 
+class Nothing:
+    name = "s"
+
+
 def check_all(places, jobs):
-    from concurrent.futures import ThreadPoolExecutor
-
-    class Nothing:
-        name = "s"
-
-    with ThreadPoolExecutor(jobs) as pool:
-        for checked in pool.map(lambda place: content.check(Nothing(), place), places):
+    with readers(jobs, sum(place.path.stat().st_size for place in places)) as pool:
+        for checked in pool.map(partial(content.check, Nothing()), places):
             assert checked.problem is None, checked.problem
 
 
 @pytest.mark.parametrize("kind", ["shards of 64 members of 5 MB", "shards of 64 members of 0.3 MB"])
 def test_verification_against_the_disk(record, tmp_path, kind):
     cores = len(os.sched_getaffinity(0))
-    shape, count = ((25, 256), 2 * cores) if "5 MB" in kind else ((6, 64), 8 * cores)
+    shape, count = ((25, 256), 8 * cores) if "5 MB" in kind else ((6, 64), 80 * cores)
     places = [shard(tmp_path / f"{k}.zarr.zip", *shape) for k in range(count)]
     paths = [place.path for place in places]
     nbytes = sum(path.stat().st_size for path in paths)

@@ -11,9 +11,11 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 from .. import lease
@@ -28,6 +30,10 @@ __all__ = ["PROBLEMS", "REMOVED", "Finding", "Kind", "Report", "repair", "verify
 
 #: Seconds for which a temporary file was not written to before it is taken for left over.
 ABANDONED = 3600.0
+
+#: Bytes from which on files are read by processes instead of threads: a process takes a second to start, but threads
+#: share the one reading loop of zarr.
+WORTH_PROCESSES = 2 * 10**9
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,13 @@ def _tiles_in_use(study: Study, places: dict[str, Place], others: list[Other]) -
     }
 
 
+def readers(jobs: int, nbytes: int) -> Executor:
+    """What reads ``nbytes`` of files, ``jobs`` at the same time."""
+    if jobs > 1 and nbytes >= WORTH_PROCESSES:
+        return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    return ThreadPoolExecutor(jobs)
+
+
 def _check_all(
     study: Study, places: dict[str, Place], jobs: int, progress: Callable[[int, int], None]
 ) -> dict[str, Checked]:
@@ -145,8 +158,9 @@ def _check_all(
     sizes = {name: place.path.lstat().st_size for name, place in places.items() if os.path.lexists(place.path)}
     order = sorted(sizes, key=lambda name: -sizes[name])
     total, done, told, checked = sum(sizes.values()), 0, -1, {}
-    with ThreadPoolExecutor(jobs) as pool:
-        for name, each in zip(order, pool.map(lambda name: check(study, places[name]), order), strict=True):
+    with readers(jobs, total) as pool:
+        found = pool.map(partial(check, study), (places[name] for name in order))
+        for name, each in zip(order, found, strict=True):
             if each is not None:
                 checked[name] = each
             done += sizes[name]
