@@ -53,6 +53,8 @@ bench: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/emeq schema
 	$(BIN)/python -m tests.scale.page
+	$(BIN)/python -m sphinx -b html -c docs -W --keep-going -q . docs/_build/html
+	@echo "documentation: docs/_build/html/index.html"
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests

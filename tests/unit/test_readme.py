@@ -17,10 +17,9 @@ from emergent_equivariance.study import load_study, parse_study
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [
-    ROOT / "README.md",
-    ROOT / "CHANGELOG.md",
+    *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "config").glob("*.md")),
-    *(ROOT / "docs").glob("*.md"),
+    *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts),
 ]
 SUBCOMMANDS = set(typer.main.get_command(app).commands)
 TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
@@ -29,6 +28,7 @@ TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 PLACEHOLDERS = {
     "config/my_study.yaml",
     "config/STUDY.yaml",
+    "docs/_build/html/index.html",
     "profiles/slurm/cluster.yaml",
 }
 
@@ -51,7 +51,7 @@ def anchors(text):
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", TEXT[page]):
         if link.startswith("https://"):
@@ -62,7 +62,7 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_and_files_named_exist(page):
     targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)[1].split()
     for span in code(TEXT[page]):
@@ -74,7 +74,7 @@ def test_commands_and_files_named_exist(page):
             assert path in PLACEHOLDERS or (ROOT / path).exists(), span
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_snakemake_targets_come_before_configfile_and_belong_to_the_study(page):
     for span in code(TEXT[page]):
         if "snakemake" not in span or "--configfile" not in span:
