@@ -39,9 +39,7 @@ def known_keys(simulation):
 
 
 def test_the_program_itself_does_not_know_the_stub(prepared):
-    with pytest.raises(
-        StudyError, match=r"execution.engine = 'stub': input should be 'auto', 'numba', 'jax' or 'torch'"
-    ):
+    with pytest.raises(StudyError, match=r"execution.engine = 'stub': should be 'auto', 'numba', 'jax' or 'torch'"):
         load_study(prepared.file)
 
 

@@ -182,7 +182,8 @@ class Settings(Common):
         order = get_group(self.group).order
         if self.augmentation.subset and self.augmentation.subset > order:
             raise ValueError(
-                f"augmentation.subset: {self.augmentation.subset} elements per sample, but {self.group} has {order}"
+                f"augmentation.subset: {self.augmentation.subset} elements per sample, but {self.group} has {order}; "
+                "give at most as many"
             )
         if self.evaluate.ensemble_mean == "softmax" and self.task.name in ("ising", "cosine"):
             raise ValueError(

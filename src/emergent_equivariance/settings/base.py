@@ -13,6 +13,17 @@ SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
 #: The name of a function as package.module:function.
 IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
+#: Characters that SLURM allows in names of accounts, partitions and the like, commas for lists included; in a GPU type.
+NAMES, GPU_TYPE = r"^[A-Za-z0-9][A-Za-z0-9._,@:+-]*$", r"^[A-Za-z0-9_.]+$"
+
+#: What these patterns ask for, for messages.
+PATTERNS = {
+    SAFE_NAME: "letters, digits and . _ + - alone, a letter or digit first",
+    IMPORT_PATH: "the name of a function as package.module:function",
+    NAMES: "letters, digits and . _ , @ : + - alone, a letter or digit first",
+    GPU_TYPE: "letters, digits, _ and . alone",
+}
+
 
 class Section(BaseModel):
     """A section of the study file: unknown keys are errors, values are immutable."""
@@ -25,7 +36,10 @@ class Section(BaseModel):
         if isinstance(data, Mapping):
             for key, value in data.items():
                 if isinstance(value, bool) and key in cls.model_fields and not _takes_booleans(cls.model_fields[key]):
-                    raise ValueError(f"{key}: {str(value).lower()} is given where true and false have no meaning")
+                    raise ValueError(
+                        f"{key}: {str(value).lower()} is given where true and false have no meaning; give a value as "
+                        "in config/reference.md"
+                    )
         return data
 
 

@@ -6,12 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from .base import Section
+from .base import GPU_TYPE, NAMES, Section
 
 __all__ = ["Cluster", "GpuQueue", "Queue"]
-
-#: Characters that SLURM allows in names of accounts, partitions and the like, commas for lists included.
-NAMES = r"^[A-Za-z0-9][A-Za-z0-9._,@:+-]*$"
 
 
 class Queue(Section):
@@ -30,7 +27,7 @@ class GpuQueue(Queue):
     request: Literal["gres", "gpus"] = Field(
         "gres", description="How one GPU is asked for: gres: --gres=gpu:TYPE:1; gpus: --gpus=TYPE:1."
     )
-    type: str | None = Field(None, pattern=r"^[A-Za-z0-9_.]+$", description="Type of the GPU; null: any.")
+    type: str | None = Field(None, pattern=GPU_TYPE, description="Type of the GPU; null: any.")
     rules: list[Literal["probe_engine", "train_shard"]] = Field(
         ["probe_engine", "train_shard"],
         description="Rules whose jobs may use one. A job is given none where training is too short to be measured, "

@@ -67,7 +67,7 @@ class Regression(Section):
     @model_validator(mode="after")
     def _check(self) -> Regression:
         if isinstance(self.learning_rate, float) and not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: {self.learning_rate} is not positive")
+            raise ValueError(f"learning_rate: {self.learning_rate} is not positive; give a number above 0")
         for key, values in (("sizes", self.sizes), ("times", self.times)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{key}: {values} names a value twice; give each once")

@@ -109,21 +109,21 @@ class Training(Section):
     @model_validator(mode="after")
     def _check(self) -> Training:
         if isinstance(self.learning_rate, float) and not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: {self.learning_rate} is not positive")
+            raise ValueError(f"learning_rate: {self.learning_rate} is not positive; give a number above 0")
         if self.optimizer == "gd":
             if self.steps is None or self.epochs is not None or self.batch_size is not None:
                 raise ValueError("optimizer gd counts steps: give steps, and neither epochs nor batch_size")
         elif self.epochs is None or self.steps is not None:
             raise ValueError(f"optimizer {self.optimizer} counts epochs: give epochs, not steps")
         if self.momentum and self.optimizer != "sgd":
-            raise ValueError(f"momentum: only optimizer sgd has momentum, not {self.optimizer}")
+            raise ValueError(f"momentum: only optimizer sgd has momentum, not {self.optimizer}; leave it out")
         if isinstance(self.learning_rate, CriticalFraction) and not self.has_mean:
             raise ValueError(
                 "learning_rate: a critical_fraction is defined for loss mse with optimizer gd only; give a number"
             )
         if self.record != "auto":
             if any(step < 0 for step in self.record):
-                raise ValueError(f"record: {min(self.record)} is negative")
+                raise ValueError(f"record: {min(self.record)} is negative; give steps from 0 on")
             if self.record and max(self.record) > self.last:
                 raise ValueError(
                     f"record: {max(self.record)} is beyond the last {self.unit}, {self.last}; "
@@ -131,7 +131,9 @@ class Training(Section):
                 )
         missing = sorted(set(self.store_weights) - set(self.recorded))
         if missing:
-            raise ValueError(f"store_weights: {missing} are not among the recorded {self.unit}s {self.recorded}")
+            raise ValueError(
+                f"store_weights: {missing} are not among the recorded {self.unit}s {self.recorded}; give some of these"
+            )
         return self
 
     @property

@@ -103,7 +103,9 @@ class DigitsTask(TaskSection):
     @model_validator(mode="after")
     def _check(self) -> DigitsTask:
         if self.train + self.test > 1797:
-            raise ValueError(f"train + test = {self.train + self.test}, but the data set has 1797 images")
+            raise ValueError(
+                f"train + test = {self.train + self.test}, but the data set has 1797 images; lower one of them"
+            )
         return self
 
 

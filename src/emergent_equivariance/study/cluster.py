@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from ..errors import StudyError
 from ..settings.cluster import Cluster
-from .reading import explain, read_yaml
+from .problems import explain
+from .reading import read_yaml
 from .resources import Demand
 
 __all__ = ["ENVIRONMENT", "find_cluster", "read_cluster", "request", "resource_names"]
@@ -32,7 +33,7 @@ def read_cluster(file: Path | None) -> Cluster:
     try:
         return Cluster.model_validate(content)
     except ValidationError as error:
-        raise StudyError(explain(Cluster, error, file)) from None
+        raise StudyError(f"{file}: {explain(Cluster, error)}") from None
 
 
 def find_cluster(project: Path, environment: Mapping[str, str]) -> Path | None:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from ..errors import StudyError
 from ..settings import STUDY_FILES, STUDY_KEYS, AnySettings, Settings, StudyFile, normalise_augmentation
 from .arms import Arm, KernelArm, fingerprint
 from .budget import check_memory
 from .layout import Study
+from .problems import explain
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -48,10 +49,18 @@ def read_yaml(file: Path, example: str = "one of the files in config/") -> dict[
             f"{file}: cannot be read ({error.strerror}).", remedy=f"Give the path of a file like {example}."
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"{file}: is not valid YAML: {error}", remedy="Mend that line.") from None
+        raise StudyError(f"{file}: is not valid YAML: {_place(error)}.", remedy="Mend that line.") from None
     if not isinstance(content, dict):
         raise StudyError(f"{file}: holds no mapping.", remedy=f"Start from {example}.")
     return content
+
+
+def _place(error: Exception) -> str:
+    """What is wrong in a YAML file, and where, in a line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return str(error).splitlines()[0]
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
 def load_study(file: str | Path, results: str | Path = "results") -> Study:
@@ -78,7 +87,7 @@ def parse_study(content: dict[str, Any], file: Path, results: Path = Path("resul
         for key in sorted(keys, key=lambda k: k.count(".")):
             _assign(merged, key, chosen[key].value, file)
         where = ", ".join(f"{key} = {item.name}" for key, item in chosen.items())
-        study = _validate(model, merged, file, where)
+        study = _validate(model, merged, base, file, where)
         settings = settings_model.model_validate({k: getattr(study, k) for k in settings_model.model_fields})
         _check_fit(settings, file, where)
         labels = {names[key]: _label(item.name) for key, item in chosen.items()} or {"arm": "single"}
@@ -125,7 +134,12 @@ def _check_sweep(sweep: Any, kind: str, file: Path) -> None:
                 f"{file}: sweep.{key}: {values!r} is not a non-empty list.",
                 remedy="Give at least one value (a list, or a mapping from names to values), or drop the key.",
             )
-        if not isinstance(key, str) or key.split(".")[0] in STUDY_KEYS:
+        if not isinstance(key, str):
+            raise StudyError(
+                f"{file}: sweep.{key}: {key!r} is no key of the study file.",
+                remedy="Write a dotted key, for instance network.width.",
+            )
+        if key.split(".")[0] in STUDY_KEYS:
             raise StudyError(
                 f"{file}: sweep.{key}: this key belongs to the whole study.",
                 remedy=f"Sweep keys of the sections {_list(STUDY_FILES[kind][1].model_fields)}.",
@@ -163,64 +177,20 @@ def _assign(content: dict[str, Any], key: str, value: Any, file: Path) -> None:
     node[last] = json.loads(json.dumps(value))
 
 
-def _validate(model: type[StudyFile], content: dict[str, Any], file: Path, where: str) -> StudyFile:
+def _validate(
+    model: type[StudyFile], content: dict[str, Any], base: dict[str, Any], file: Path, where: str
+) -> StudyFile:
+    """The study file of one cell; the arm is named where the fault is not in what all of them have in common."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise StudyError(explain(model, error, file, where)) from None
-
-
-def explain(model: type[BaseModel], error: ValidationError, file: Path, where: str = "") -> str:
-    """One sentence per problem, naming file, key, value and what is allowed."""
-    tags = {"float", "int", "CriticalFraction"} | {tag for part in _all_models(model) for tag in _tags(part)}
-    lines = []
-    for problem in error.errors():
-        parts = [str(part) for part in problem["loc"]]
-        key = ".".join(p for i, p in enumerate(parts) if i == 0 or not (p in tags or "[" in p))
-        value = problem.get("input")
-        if problem["type"] == "extra_forbidden":
-            allowed = ", ".join(_allowed_keys(model, problem["loc"]))
-            text = f"unknown key {key} (value {value!r}). Allowed keys: {allowed}. Remove or rename it."
-        elif problem["type"] == "missing":
-            text = f"{key} is missing. Add it."
-        elif problem["type"] == "value_error":
-            text = f"{key + ': ' if key else ''}{problem['ctx']['error']}."
-        else:
-            said = problem["msg"][0].lower() + problem["msg"][1:]
-            text = f"{key} = {value!r}: {said}. Give an allowed value."
-        lines.append(text)
-    lines = list(dict.fromkeys(lines))
-    return f"{file}: " + " ".join(lines) + (f" (in the arm {where})" if where else "")
-
-
-def _all_models(model: type[BaseModel]) -> list[type[BaseModel]]:
-    return [part for info in model.model_fields.values() for part in _models_in(info.annotation)]
-
-
-def _allowed_keys(model: type[BaseModel], location: tuple) -> list[str]:
-    models: list[type[BaseModel]] = [model]
-    for part in location[:-1]:
-        found = [
-            candidate
-            for model in models
-            for name, info in model.model_fields.items()
-            if name == part
-            for candidate in _models_in(info.annotation)
-        ]
-        tagged = [m for m in models if part in _tags(m)]
-        models = found or tagged or models
-    return sorted({key for model in models for key in model.model_fields})
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]
-
-
-def _tags(model: type[BaseModel]) -> tuple:
-    name = model.model_fields.get("name")
-    return (*getattr(name.annotation, "__args__", ()), model.__name__) if name else (model.__name__,)
+        said = explain(model, error)
+    try:
+        model.model_validate(base)
+    except ValidationError as error:
+        if explain(model, error) == said:
+            where = ""
+    raise StudyError(f"{file}: {said}" + (f" (in the arm {where})" if where else ""))
 
 
 def _check_fit(settings: AnySettings, file: Path, where: str) -> None:
