@@ -2,13 +2,13 @@
 that are no pages, are the same on the site and on a git host; only the pages named by ``include_patterns`` are read."""
 
 import importlib.util
-import sys
+import re
 from importlib.metadata import version as version_of
 from pathlib import Path
+from typing import Any
 
-from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.transforms import SphinxTransform
+from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.util.fileutil import copy_asset_file
 
 ROOT = Path(__file__).parents[1]
@@ -28,14 +28,11 @@ exclude_patterns += [
     for path in ROOT.iterdir()
     if path.is_dir() and path.name not in ("config", "docs")
 ]  # fmt: skip
-nitpicky = True
-suppress_warnings: list[str] = []
 
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
-    "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
 ]
@@ -61,19 +58,52 @@ copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "show-inheritance": True}
-napoleon_numpy_docstring = False
-napoleon_use_ivar = True
+autodoc_default_options = {"members": True}
+autodoc_preserve_defaults = True
+add_module_names = False
+python_maximum_signature_line_length = 80
+toc_object_entries_show_parents = "hide"
+SECTIONS = Config(napoleon_use_ivar=True, napoleon_use_rtype=False, napoleon_attr_annotations=False)
 
 
 def copy_mathjax(app: Sphinx) -> None:
     """Put MathJax beside the pages."""
     package = importlib.util.find_spec("sphinx-mathjax-offline")
     assert package is not None and package.origin is not None
-    copy_asset_file(Path(package.origin).parent / "static" / "mathjax" / "tex-svg.js", Path(app.outdir) / "_static")
+    static = Path(app.outdir) / "_static"
+    static.mkdir(parents=True, exist_ok=True)
+    copy_asset_file(Path(package.origin).parent / "static" / "mathjax" / "tex-svg.js", static)
+
+
+#: What reStructuredText would read as markup; and docstrings' ``code`` and blocks of formulas, which it shall.
+MARKUP = re.compile(r"[\\*|]|_(?!\w)|`(?!`)")
+CODE = re.compile(r"(``.+?``)", re.DOTALL)
+FORMULAS = re.compile(r"(?<=\n\n)((?:  +.*\n|\n)+)(?=\S|\Z)")
+
+
+def read_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are plain text with Google's sections, ``code`` and indented formulas."""
+    blocks = FORMULAS.split("\n".join(lines))
+    for place, block in enumerate(blocks):
+        if place % 2:
+            blocks[place] = ".. code-block:: text\n\n" + block
+        else:
+            pieces = CODE.split(block)
+            blocks[place] = "".join(
+                piece if at % 2 else MARKUP.sub(r"\\\g<0>", piece) for at, piece in enumerate(pieces)
+            )
+    text = "".join(blocks)
+    if what not in ("attribute", "data", "property"):  # there the first colon would be read as the end of a type
+        text = str(GoogleDocstring(text, SECTIONS, what=what, name=name, obj=obj, options=options))
+    lines[:] = text.split("\n")
+
+
+def skip_constants(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Of a module its functions and classes are shown, not its constants."""
+    return True if what == "module" and not callable(obj) else None
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("builder-inited", lambda app: (Path(app.outdir) / "_static").mkdir(parents=True, exist_ok=True))
     app.connect("builder-inited", copy_mathjax)
+    app.connect("autodoc-process-docstring", read_docstring)
+    app.connect("autodoc-skip-member", skip_constants)
