@@ -37,10 +37,10 @@ demo: $(STAMP)
 	@echo; for study in $(DEMO); do echo "report: results/$$study/snakemake-report.html"; done
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow and not benchmark"
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not slow and not benchmark"
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not benchmark"
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not benchmark"
 
 # only those on a private SLURM, its packages installed first (root)
 test-slurm: $(STAMP)

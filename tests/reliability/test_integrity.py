@@ -417,6 +417,7 @@ def test_the_results_themselves_may_be_a_link(tmp_path):
     assert load_study(study.file, study.results).shard_path(study.arms[0], 0, 1).parent.name == "augmentation~none"
 
 
+@pytest.mark.slow
 def test_wildcards_on_the_command_line_of_snakemake(tmp_path):
     """A target outside the results, or one that leads there, is no output of any rule."""
     study = study_in(tmp_path)

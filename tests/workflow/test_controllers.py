@@ -42,7 +42,7 @@ def products(workplace):
     """Every product of a study in a form that can be compared: its arrays, or its bytes."""
     root = workplace.root
     stores = {p: store.read(p).attrs["checksum"] for p in root.glob("[demt]*/**/*.zarr.zip")}
-    texts = {p: p.read_bytes() for p in [*root.glob("tables/*.csv"), *root.glob("figures/*"), root / "summary.html"]}
+    texts = {p: p.read_bytes() for p in [*root.glob("tables/*.csv"), *root.glob("figures/*"), root / "report.html"]}
     return {str(path.relative_to(root)): content for path, content in (stores | texts).items()}
 
 
@@ -112,7 +112,7 @@ def test_what_counts_is_written_last(workplace, monkeypatch):
     root = workplace.root
     (root / "metrics.nc").unlink()
     shutil.rmtree(root / "tables")
-    (root / "summary.html").unlink()
+    (root / "report.html").unlink()
     shutil.rmtree(root / "figures")
     with monkeypatch.context() as patch:
         patch.setattr(store, "write_netcdf", kill)
@@ -126,7 +126,7 @@ def test_what_counts_is_written_last(workplace, monkeypatch):
         with pytest.raises(Killed):
             stages.figures(workplace.file, root.parent)
     assert {p.suffix for p in (root / "figures").iterdir()} == {".svg", ".png"}
-    assert not (root / "summary.html").exists()
+    assert not (root / "report.html").exists()
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_killed_while_metrics_and_figures_are_written(workplace, finished):
         process = start(workplace)
         assert wait_for(moment, process), name
         kill_group(process)
-        assert not (root / "summary.html").exists() or name in ("tables", "metrics"), name
+        assert not (root / "report.html").exists() or name in ("tables", "metrics"), name
         unlock(workplace)
     finish(workplace)
     assert_equal(workplace, finished)
@@ -210,6 +210,7 @@ def test_a_shard_that_a_job_finished_after_its_controller_was_killed_is_not_trai
     assert stamps(workplace) == before
 
 
+@pytest.mark.slow
 def test_a_shard_is_kept_whose_job_died_after_it_had_written_it(workplace, tmp_path, monkeypatch):
     (workplace.root / SHARDS[0]).unlink()
     (tmp_path / "sitecustomize.py").write_text(KILLED_AT_THE_END)
@@ -257,14 +258,14 @@ def linked(workplace, folder, **sections):
 
 def test_a_second_controller_in_another_folder_is_refused_by_name(workplace, tmp_path):
     other = linked(workplace, tmp_path / "other")
-    (workplace.root / "summary.html").unlink()
+    (workplace.root / "report.html").unlink()
     with controller.acquire(study_of(workplace)):
         refused = other.snakemake()
     said = refused.stdout + refused.stderr
     assert refused.returncode != 0
     for text in (str(other.file), f"process {os.getpid()}", str(workplace.file), "Nothing was started", "Wait until"):
         assert text in said, said
-    assert "Traceback" not in said and not (workplace.root / "summary.html").exists()
+    assert "Traceback" not in said and not (workplace.root / "report.html").exists()
 
 
 @pytest.mark.slow
@@ -288,6 +289,7 @@ def test_two_controllers_at_once_in_one_folder_and_in_two(workplace, finished, t
 # ------------------------------------------------------------------------------- another study of the same name
 
 
+@pytest.mark.slow
 def test_metrics_of_another_study_of_the_same_name_are_refused_and_made_again(workplace, tmp_path):
     """Its arms are other ones, so that no member is in the way; only metrics.nc, tables and pictures are shared."""
     other = linked(workplace, tmp_path / "other", sweep={"augmentation": ["full"]})

@@ -27,7 +27,7 @@ def test_a_study_becomes_metrics_figures_and_words(finished):
     for name in ("orbit_variance", "orbit_mse", "difference_to_ntk", "zscore_to_ntk", "predicted_orbit_variance"):
         assert np.isfinite(metrics[name].sel(step=10)).all(), name
         assert f"{name}_se" in metrics
-    assert (finished.root / "summary.html").read_text().count("tiny")
+    assert (finished.root / "report.html").read_text().count("tiny")
     pictures = {p.stem for p in (finished.root / "figures").glob("*.svg")}
     assert {"orbit_scaling", "orbit_in_time"} <= pictures
     assert pictures == {p.stem for p in (finished.root / "figures").glob("*.png")}
@@ -126,7 +126,7 @@ def test_forcing_everything_makes_everything_again_but_shards(workplace):
     def inodes(pattern):
         return {str(path): path.stat().st_ino for path in workplace.root.glob(pattern)}
 
-    made = {pattern: inodes(pattern) for pattern in ("data/*", "theory/*", "ensemble/*", "metrics.nc", "summary.html")}
+    made = {pattern: inodes(pattern) for pattern in ("data/*", "theory/*", "ensemble/*", "metrics.nc", "report.html")}
     before = inodes("members/**/*.zip")
     done = workplace.snakemake("--forceall", "--cores", "4")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -265,6 +265,7 @@ def test_shards_say_how_they_were_trained(finished):
     assert list((finished.root / ".cache" / "jax").rglob("*-cache")), "jobs share what they compile"
 
 
+@pytest.mark.slow
 def test_how_an_arm_is_trained_is_decided_once(workplace):
     """What lies there is used, whatever it says; existing shards do not ask for it."""
     study = load_study(workplace.file, workplace.folder / "results")
@@ -292,6 +293,7 @@ def test_how_an_arm_is_trained_is_decided_once(workplace):
     assert "train_shard" not in planned and "probe_engine" not in planned
 
 
+@pytest.mark.slow
 def test_seeds_share_the_choice(workplace):
     workplace.write(sweep={"augmentation": ["none", "full"], "ensemble.seed": [0, 1, 2]})
     planned = workplace.planned()

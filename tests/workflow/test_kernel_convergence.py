@@ -35,10 +35,11 @@ def test_a_study_becomes_metrics_tables_picture_and_words(kernels):
         assert (kernels.root / "figures" / f"kernel_convergence.{suffix}").stat().st_size > 1000
     assert [p.stem for p in (kernels.root / "figures").glob("*.svg")] == ["kernel_convergence"]
     assert {p.stem for p in (kernels.root / "tables").glob("*.csv")} == {"kernel_errors", "exponents"}
-    assert "tiny_kernels" in (kernels.root / "summary.html").read_text()
+    assert "tiny_kernels" in (kernels.root / "report.html").read_text()
     assert kernels.planned() == {}
 
 
+@pytest.mark.slow
 def test_only_what_depends_on_a_change_is_made_again(kernels):
     published = [{"label": "relu", "width": 4, "value": 0.3, "source": "a talk"}]
     try:

@@ -79,13 +79,14 @@ def test_the_curves_are_those_of_the_kernel(curves):
 def test_the_report_is_complete(curves):
     names = {str(path.relative_to(curves.root)) for path in curves.root.rglob("*") if path.is_file()}
     tables = {f"tables/{name}.csv" for name in ("learning_curves", "repeats", "differences")}
-    assert tables | {"metrics.nc", "summary.html", "figures/learning_curves.svg"} <= names
-    assert "CNN" in (curves.root / "summary.html").read_text()
+    assert tables | {"metrics.nc", "report.html", "figures/learning_curves.svg"} <= names
+    assert "CNN" in (curves.root / "report.html").read_text()
     assert not any(name.startswith(("members", "theory", "ensemble")) for name in names), "nothing is trained"
     done = curves.snakemake("--report", str(curves.folder / "report.html"))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_what_is_made_again(copy):
     assert copy.planned() == {}
     published = [{"label": "MLP", "size": 24, "value": 0.5, "source": "a talk"}]
@@ -98,6 +99,7 @@ def test_what_is_made_again(copy):
     assert copy.planned() == {"measure_kernels": 2, "join_metrics": 1, "draw_figures": 1, "all": 1}
 
 
+@pytest.mark.slow
 def test_measures_of_another_version_are_made_again_where_snakemake_has_lost_its_records(copy):
     shutil.rmtree(copy.folder / ".snakemake")
     os.utime(copy.file, (0, 0))
