@@ -1,4 +1,4 @@
-"""The folders with the longest files come first: a file is one worker's, and none should be left with one at the end."""
+"""The longest files come first: a file is one worker's, and none should be left with one at the end."""
 
 FIRST = ("workflow", "slurm", "reliability")
 
