@@ -81,7 +81,7 @@ class Group:
 
     def acts_on_grid(self, height: int, width: int) -> bool:
         """Whether every element maps a height × width grid of pixels to itself."""
-        if height % self.parts or width % self.parts:
+        if self.shift is not None and (self.shift * (height, width) % self.parts).any():
             return False
         return bool((np.abs(self.planar) @ (height, width) == (height, width)).all())
 
@@ -305,7 +305,7 @@ def grid_action(group: Group, height: int, width: int, channels: int | None = No
         raise _inexact(group, height, width)
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     if group.shift is not None:
-        down, right = (group.shift * (height // group.parts, width // group.parts)).T
+        down, right = (group.shift * (height, width) // group.parts).T
         moved = (rows - down[:, None, None]) % height, (columns - right[:, None, None]) % width
     else:
         centred = np.stack([2 * rows - (height - 1), 2 * columns - (width - 1)], axis=-1).reshape(-1, 2)
