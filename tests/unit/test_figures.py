@@ -117,7 +117,7 @@ def test_store_arms_are_main_and_control(study):
 
 def test_orbit_scaling_draws_data_prediction_and_errors(study, metrics):
     figure = figures.orbit_scaling(metrics)
-    assert [ax.get_title() for ax in figure.axes] == [
+    assert [ax.get_title().replace("\n", " ") for ax in figure.axes] == [
         "training inputs",
         "test inputs",
         "out-of-distribution inputs (gaussian)",
@@ -307,7 +307,7 @@ def test_same_predictions_draws_range_ensemble_and_order():
 )
 def test_axis_label_carries_the_unit(metrics, units, expected):
     metrics["orbit_variance"].attrs["units"] = units
-    assert figures.orbit_scaling(metrics).axes[0].get_ylabel() == expected
+    assert figures.orbit_scaling(metrics).axes[0].get_ylabel().replace("\n", " ") == expected
 
 
 # --------------------------------------------------------------------------------- pictures of predictions

@@ -7,8 +7,8 @@ the orbit variance of the analytic mean μ_t. What cannot be drawn is said in th
 Which pictures a study has follows from the study file alone (figure_names), so that a workflow can plan them;
 nothing heavy is imported for that.
 
-style: colours and sizes. words: words and numbers. selection: which arms, and their numbers in the metrics. panels:
-what pictures share. curves: pictures of the metrics. stores, mirror_toy, profile: pictures of predictions.
+style: colours and sizes. words: words and numbers. data: tidy tables. selection: which arms, and their numbers in the
+metrics. panels: what pictures share. curves: pictures of the metrics. stores, mirror_toy, profile: pictures of predictions.
 """
 
 from __future__ import annotations
@@ -19,9 +19,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..study.products import figure_names, is_classification
-from .curves import distance_to_ntk, measured_over_predicted, orbit_in_time, orbit_scaling, same_predictions
-from .kernel_convergence import kernel_convergence
-from .learning_curves import learning_curves
+from .curves import (
+    distance_to_ntk,
+    distance_to_ntk_data,
+    measured_over_predicted,
+    measured_over_predicted_data,
+    orbit_in_time,
+    orbit_in_time_data,
+    orbit_scaling,
+    orbit_scaling_data,
+    same_predictions,
+    same_predictions_data,
+)
+from .kernel_convergence import kernel_convergence, kernel_convergence_data
+from .learning_curves import learning_curves, learning_curves_data
 from .mirror_toy import mirror
 from .profile import orbit_profile
 from .selection import choose, study_choices
@@ -29,6 +40,7 @@ from .stores import ArmStores
 from .style import style
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
     from matplotlib.figure import Figure
 
@@ -39,6 +51,7 @@ __all__ = [
     "ArmStores",
     "Picture",
     "draw_all",
+    "figure_data",
     "figure_names",
     "figure_paths",
     "is_classification",
@@ -55,33 +68,60 @@ class Picture:
       needs: which of the two.
       title: a few words for the table of contents.
       caption: file under workflow/report/.
+      data: the numbers that it draws, as a tidy table (figures.data), from (metrics).
     """
 
     draw: Callable[..., Figure]
     needs: Literal["metrics", "stores"]
     title: str
     caption: str
+    data: Callable[[xr.Dataset], pd.DataFrame] | None = None
 
 
 #: Every picture there is; which of them a study has says figure_names.
 FIGURES: dict[str, Picture] = {
-    "orbit_scaling": Picture(orbit_scaling, "metrics", "Orbit deviation against ensemble size", "orbit_scaling.rst"),
-    "orbit_in_time": Picture(orbit_in_time, "metrics", "Orbit deviation against training time", "orbit_in_time.rst"),
+    "orbit_scaling": Picture(
+        orbit_scaling, "metrics", "Orbit deviation against ensemble size", "orbit_scaling.rst", orbit_scaling_data
+    ),
+    "orbit_in_time": Picture(
+        orbit_in_time, "metrics", "Orbit deviation against training time", "orbit_in_time.rst", orbit_in_time_data
+    ),
     "measured_over_predicted": Picture(
         measured_over_predicted,
         "metrics",
         "Measured over predicted orbit variance",
         "measured_over_predicted.rst",
+        measured_over_predicted_data,
     ),
-    "distance_to_ntk": Picture(distance_to_ntk, "metrics", "Distance to the NTK mean", "distance_to_ntk.rst"),
-    "same_predictions": Picture(same_predictions, "metrics", "Orbit same predictions", "same_predictions.rst"),
+    "distance_to_ntk": Picture(
+        distance_to_ntk, "metrics", "Distance to the NTK mean", "distance_to_ntk.rst", distance_to_ntk_data
+    ),
+    "same_predictions": Picture(
+        same_predictions, "metrics", "Orbit same predictions", "same_predictions.rst", same_predictions_data
+    ),
     "mirror": Picture(mirror, "stores", "The mirror toy", "mirror.rst"),
     "orbit_profile": Picture(orbit_profile, "stores", "Predictions over an orbit", "orbit_profile.rst"),
-    "learning_curves": Picture(learning_curves, "metrics", "Learning curves", "learning_curves.rst"),
+    "learning_curves": Picture(
+        learning_curves, "metrics", "Learning curves", "learning_curves.rst", learning_curves_data
+    ),
     "kernel_convergence": Picture(
-        kernel_convergence, "metrics", "Empirical against analytic kernels", "kernel_convergence.rst"
+        kernel_convergence,
+        "metrics",
+        "Empirical against analytic kernels",
+        "kernel_convergence.rst",
+        kernel_convergence_data,
     ),
 }
+
+
+def figure_data(name: str, metrics: xr.Dataset) -> pd.DataFrame:
+    """What the picture NAME draws, as a tidy table (figures.data): its CSV file and its interactive chart.
+
+    Raises KeyError if there is no such picture.
+    """
+    data = FIGURES[name].data
+    assert data is not None  # every picture has its table once those of predictions have theirs
+    return data(metrics)
 
 
 def store_arms(study: Study) -> list[Arm]:

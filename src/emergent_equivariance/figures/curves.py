@@ -1,7 +1,7 @@
 """Pictures of the metrics dataset: orbit deviation, distance to the NTK and same predictions.
 
 Of ensembles of m members, the orbit variance expected from μ_t and Σ_t falls like 1/m, down to the orbit variance of
-the analytic mean μ_t (theory.md §3).
+the analytic mean μ_t (theory.md §3). Of each picture NAME, NAME_data gives the numbers, and NAME draws them.
 """
 
 from __future__ import annotations
@@ -11,22 +11,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..fits import Series, power_law
+from .data import Curve, Rows, curves
 from .panels import (
     deviation_label,
+    draw,
     ensemble_axes,
     finish,
     grid,
     heading,
-    legend_entries,
+    label_axes,
     missing,
     one_point,
     plain_log_axis,
-    points,
-    prediction,
     say,
-    split_panels,
     time_axis,
+    time_label,
+    time_scale,
     time_words,
+    title,
+    titled_panels,
 )
 from .selection import (
     Choice,
@@ -42,15 +45,31 @@ from .selection import (
     read_at,
     read_series,
 )
-from .style import COLOURS, colour, marker, shades, styled
+from .style import COLOURS, Look, ensemble_look, member_look, shades, styled, theory_look
 from .words import augmented, diverged_words, mean_of, missing_words, number, split_words
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BAND: dict[str, Any] = {"color": COLOURS["member"], "alpha": 0.28, "lw": 0, "label": "single members, mean ± std"}
+_DEVIATION_ERROR = "single members: mean ± standard deviation; ensembles: ± one standard error"
+_SIZE_LABEL = "ensemble size m (members)"
+
+
+def _panels(metrics: xr.Dataset) -> dict[str, str]:
+    """Split → name of its panel."""
+    return {str(split): split_words(str(split)) for split in metrics["split"].values}
+
+
+def _role(arm: Choice) -> str:
+    return "control" if arm.augmentation == "none" else "ensemble"
+
+
+def _finish(figure: Figure, table: pd.DataFrame, metrics: xr.Dataset) -> Figure:
+    nothing = one_point(metrics, choose(metrics_choices(metrics)).main)
+    return finish(figure, table.attrs["title"], table.attrs["notes"], nothing=nothing)
 
 
 def _notes(metrics: xr.Dataset, chosen: Chosen) -> list[str]:
@@ -60,13 +79,19 @@ def _notes(metrics: xr.Dataset, chosen: Chosen) -> list[str]:
     lack = ""
     if arms and (predicted is None or not bool(predicted.sel(arm=arms).notnull().any())):
         softmax = metrics.attrs.get("ensemble_mean") == "softmax"
-        reason = "the ensembles average probabilities" if softmax else "no analytic covariance $\\Sigma_t$"
+        reason = "the ensembles average probabilities" if softmax else "no analytic covariance Σₜ"
         lack = f"no prediction: {reason}"
     return [*missing(metrics, chosen), first_of(metrics), lack]
 
 
-@styled
-def orbit_scaling(metrics: xr.Dataset) -> Figure:
+def _ratio_words(metrics: xr.Dataset, arm: Choice, split: str, step: Any) -> str:
+    slope = number(*read_at(metrics, "orbit_slope", arm, split, step))
+    ratio = number(*read_at(metrics, "orbit_variance_ratio", arm, split, step))
+    lines = [] if slope == "–" else [f"slope {slope}"]
+    return "\n".join([*lines, *([] if ratio == "–" else [f"measured/predicted\nvariance {ratio}"])])
+
+
+def orbit_scaling_data(metrics: xr.Dataset) -> pd.DataFrame:
     """Orbit deviation against ensemble size m, one panel per split, at the last recorded step.
 
     Band: mean ± standard deviation of single members. Points: ensembles, ± standard error. Dashes: predicted
@@ -74,94 +99,158 @@ def orbit_scaling(metrics: xr.Dataset) -> Figure:
     predicted_orbit_variance, member_orbit_variance, and for the text orbit_slope and orbit_variance_ratio.
     """
     chosen = choose(metrics_choices(metrics))
-    step = last_step(metrics, chosen.main)
-    figure, panels = split_panels(metrics, deviation_label(metrics))
+    step, rows, panels = last_step(metrics, chosen.main), Rows(), _panels(metrics)
     largest = max(full_ensemble(metrics, arm) for arm in chosen.drawn)
-    for split, ax in panels.items():
+    at: dict[str, Any] = {"root": True, "step": step}
+    for split, panel in panels.items():
         band = member_band(metrics, chosen.main, split)
         if len(band.x) and band.x[-1] == step and largest > 1:
-            ax.fill_between([1, largest], band.low[-1], band.high[-1], **_BAND)
+            ends = (part[-1] for part in (band.mean, band.low, band.high))
+            rows.add(panel, "single members, mean ± std", "member", member_look(), [1, largest], *ends)
         for arm in chosen.drawn:
-            theory = read_series(metrics, "predicted_orbit_variance", arm, split, "member_count", root=True, step=step)
-            if len(theory.x):
-                dash: dict[str, Any] = {} if len(theory.x) > 1 else {"marker": "_", "ms": 12}
-                ax.plot(theory.x, theory.y, **prediction(arm), **dash)
-            series = read_series(metrics, "orbit_variance", arm, split, "member_count", root=True, step=step)
-            label = f"ensemble mean, {augmented(arm.augmentation)}"
-            look: dict[str, Any] = {"color": colour(arm.augmentation), "ls": "none", "label": label, "zorder": 5}
-            points(ax, series, **look, **marker(arm.augmentation))
-            if arm is chosen.main and len(series.x) > 1:
-                scaled = np.concatenate([part.y * np.sqrt(part.x) for part in (series, theory)])
-                x = np.array([series.x[-1] ** 0.45, series.x[-1]])
-                y = scaled.min() / np.sqrt(x) / 1.6  # below everything, parallel to what is expected
-                ax.plot(x, y, ":", color=COLOURS["guide"], lw=1.6, label=r"slope $-1/2$", zorder=1)
-        ensemble_axes(ax, metrics)
-        say(ax, _scaling_text(metrics, chosen.main, split, step))
-    title = heading(metrics, chosen.main.size, time_words(metrics, step))
-    return finish(figure, title, _notes(metrics, chosen), nothing=one_point(metrics, chosen.main))
-
-
-def _scaling_text(metrics: xr.Dataset, arm: Choice, split: str, step: Any) -> str:
-    slope = number(*read_at(metrics, "orbit_slope", arm, split, step))
-    ratio = number(*read_at(metrics, "orbit_variance_ratio", arm, split, step))
-    lines = [] if slope == "–" else [f"slope {slope}"]
-    return "\n".join([*lines, *([] if ratio == "–" else [f"measured/predicted\nvariance {ratio}"])])
+            kind = augmented(arm.augmentation)
+            theory = read_series(metrics, "predicted_orbit_variance", arm, split, "member_count", **at)
+            look = theory_look(arm.augmentation)
+            rows.add(panel, f"predicted (no fit), {kind}", "theory", look, theory.x, theory.y)
+            series = read_series(metrics, "orbit_variance", arm, split, "member_count", **at)
+            rows.points(panel, f"ensemble mean, {kind}", _role(arm), ensemble_look(arm.augmentation), series)
+    return rows.table(
+        panels=list(panels.values()),
+        title=heading(metrics, chosen.main.size, time_words(metrics, step)),
+        x_label=_SIZE_LABEL,
+        y_label=deviation_label(metrics),
+        x_scale="log",
+        y_scale="log",
+        error=_DEVIATION_ERROR,
+        notes=_notes(metrics, chosen),
+        panel_notes={panel: _ratio_words(metrics, chosen.main, split, step) for split, panel in panels.items()},
+    )
 
 
 @styled
-def orbit_in_time(metrics: xr.Dataset) -> Figure:
+def orbit_scaling(metrics: xr.Dataset) -> Figure:
+    """Draw orbit_scaling_data, and the slope −1/2 below everything, parallel to what is expected."""
+    table = orbit_scaling_data(metrics)
+    chosen = choose(metrics_choices(metrics))
+    figure, panels = titled_panels(table)
+    draw(panels, table)
+    guided = {f"{start}, {augmented(chosen.main.augmentation)}" for start in ("ensemble mean", "predicted (no fit)")}
+    for panel, ax in panels.items():
+        drawn = [c for c in curves(table) if c.panel == panel and c.series in guided]
+        _slope_guide(ax, drawn)
+        ensemble_axes(ax, metrics)
+        say(ax, table.attrs["panel_notes"][panel])
+    return _finish(figure, table, metrics)
+
+
+def _slope_guide(ax: Axes, drawn: list[Curve]) -> None:
+    measured = [curve for curve in drawn if curve.role != "theory"]
+    if not measured or len(measured[0].x) < 2:
+        return
+    scaled = np.concatenate([curve.y * np.sqrt(curve.x) for curve in drawn])
+    x = np.array([measured[0].x[-1] ** 0.45, measured[0].x[-1]])
+    y = scaled.min() / np.sqrt(x) / 1.6
+    ax.plot(x, y, ":", color=COLOURS["guide"], lw=1.6, label=r"slope $-1/2$", zorder=1)
+
+
+def orbit_in_time_data(metrics: xr.Dataset) -> pd.DataFrame:
     """Orbit deviation against training time, one panel per split: members, full ensemble, prediction, control.
 
     Needs orbit_variance, its _se, member_orbit_variance and, where there is theory, predicted_orbit_variance.
     """
     chosen = choose(metrics_choices(metrics))
-    figure, panels = split_panels(metrics, deviation_label(metrics))
-    for split, ax in panels.items():
+    rows, panels = Rows(), _panels(metrics)
+    for split, panel in panels.items():
         band = member_band(metrics, chosen.main, split)
-        if len(band.x):
-            if full_ensemble(metrics, chosen.main) > 1:
-                ax.fill_between(band.x, band.low, band.high, **_BAND)
-            ax.plot(band.x, band.mean, color=COLOURS["member"], lw=1)
+        spread = (band.low, band.high) if full_ensemble(metrics, chosen.main) > 1 else ()
+        rows.add(panel, "single members, mean ± std", "member", member_look(), band.x, band.mean, *spread)
         for arm in chosen.drawn:
-            counts = {full_ensemble(metrics, arm), *([1] if arm is chosen.main else [])}
-            for count in sorted(counts):
-                at: dict[str, Any] = {"root": True, "member_count": count}
-                theory = read_series(metrics, "predicted_orbit_variance", arm, split, "step", **at)
-                if len(theory.x):
-                    ax.plot(theory.x, theory.y, **prediction(arm))
+            kind, size = augmented(arm.augmentation), full_ensemble(metrics, arm)
+            for count in sorted({size, *([1] if arm is chosen.main else [])}):
+                theory = read_series(
+                    metrics, "predicted_orbit_variance", arm, split, "step", root=True, member_count=count
+                )
+                name = f"predicted (no fit), {'one member' if count == 1 else mean_of(count)}, {kind}"
+                look = theory_look(arm.augmentation, width=1.1 if count == size else 0.8)
+                rows.add(panel, name, "theory", look, theory.x, theory.y)
             series = read_series(metrics, "orbit_variance", arm, split, "step", root=True)
-            label = f"{mean_of(full_ensemble(metrics, arm))}, {augmented(arm.augmentation)}"
-            look: dict[str, Any] = {"color": colour(arm.augmentation), "lw": 0.9, "label": label, "zorder": 5}
-            points(ax, series, **look, **marker(arm.augmentation, 3.2))
-        ax.set_yscale("log")
-        time_axis(ax, metrics)
-    title = heading(metrics, chosen.main.size)
-    return finish(figure, title, _notes(metrics, chosen), nothing=one_point(metrics, chosen.main))
+            look = ensemble_look(arm.augmentation, size=3.2, dash=())
+            rows.points(panel, f"{mean_of(size)}, {kind}", _role(arm), look, series)
+    return rows.table(
+        panels=list(panels.values()),
+        title=heading(metrics, chosen.main.size),
+        x_label=time_label(metrics),
+        y_label=deviation_label(metrics),
+        x_scale=time_scale(metrics),
+        y_scale="log",
+        error=_DEVIATION_ERROR,
+        notes=_notes(metrics, chosen),
+    )
 
 
 @styled
-def measured_over_predicted(metrics: xr.Dataset) -> Figure:
+def orbit_in_time(metrics: xr.Dataset) -> Figure:
+    """Draw orbit_in_time_data."""
+    table = orbit_in_time_data(metrics)
+    figure, panels = titled_panels(table)
+    draw(panels, table)
+    for ax in panels.values():
+        ax.set_yscale("log")
+        time_axis(ax, metrics)
+    return finish(
+        figure,
+        table.attrs["title"],
+        table.attrs["notes"],
+        nothing=one_point(metrics, choose(metrics_choices(metrics)).main),
+    )
+
+
+def measured_over_predicted_data(metrics: xr.Dataset) -> pd.DataFrame:
     """Measured over predicted orbit variance against training time, one line per width, one panel per split.
 
     1 where the NTK describes the networks. Needs orbit_variance_ratio(arm, step, split) and its _se.
     """
     chosen = choose(metrics_choices(metrics))
-    figure, panels = split_panels(metrics, "measured/predicted\norbit variance")
-    for split, ax in panels.items():
-        for arm, shade in zip(chosen.widths, shades(len(chosen.widths), "viridis"), strict=True):
+    rows, panels = Rows(), _panels(metrics)
+    for split, panel in panels.items():
+        ends: list[float] = []
+        for arm, shade in zip(chosen.widths, shades(len(chosen.widths)), strict=True):
             series = read_series(metrics, "orbit_variance_ratio", arm, split, "step")
-            points(ax, series, color=shade, ms=3.2, lw=1.0, label=arm.size)
-        if ax.has_data():
-            ax.axhline(1, color=COLOURS["theory"], ls="--", lw=1.1, label="infinite width", zorder=1)
-            ax.set_yscale("log")
-            time_axis(ax, metrics)
+            ends.extend(series.x)
+            rows.points(panel, arm.size, _role(arm), Look(shade, "o", width=1.0, size=3.2), series)
+        if ends:
+            rows.add(panel, "infinite width", "theory", theory_look(order=1), [min(ends), max(ends)], 1.0)
+    return rows.table(
+        panels=list(panels.values()),
+        title=heading(metrics, augmented(chosen.main.augmentation)),
+        x_label=time_label(metrics),
+        y_label="measured/predicted orbit variance",
+        x_scale=time_scale(metrics),
+        y_scale="log",
+        notes=_width_notes(metrics, chosen),
+    )
+
+
+@styled
+def measured_over_predicted(metrics: xr.Dataset) -> Figure:
+    """Draw measured_over_predicted_data."""
+    table = measured_over_predicted_data(metrics)
+    figure, panels = titled_panels(table)
+    draw(panels, table)
     drawn = [ax for ax in panels.values() if ax.has_data()]
+    for ax in drawn:
+        ax.set_yscale("log")
+        time_axis(ax, metrics)
     if drawn:
         low, high = drawn[0].get_ylim()
         drawn[0].set_ylim(min(low, 0.8), max(high, 1.25))
         plain_log_axis(drawn[0].yaxis)
-    title = heading(metrics, augmented(chosen.main.augmentation))
-    return finish(figure, title, _width_notes(metrics, chosen), nothing=one_point(metrics, chosen.main))
+    return finish(
+        figure,
+        table.attrs["title"],
+        table.attrs["notes"],
+        nothing=one_point(metrics, choose(metrics_choices(metrics)).main),
+    )
 
 
 def _width_notes(metrics: xr.Dataset, chosen: Chosen) -> list[str]:
@@ -171,109 +260,130 @@ def _width_notes(metrics: xr.Dataset, chosen: Chosen) -> list[str]:
     return [*(diverged_words(members, size) for size, members in gone), *notes, first_of(metrics)]
 
 
-@styled
-def distance_to_ntk(metrics: xr.Dataset) -> Figure:
-    """Relative distance of the ensemble mean to μ_t, one column per split.
+def distance_to_ntk_data(metrics: xr.Dataset) -> pd.DataFrame:
+    """Relative distance of the ensemble mean to μ_t, two panels per split.
 
-    Upper row: full ensemble against width, one line per step, with the exponent of a power law fitted to the last.
-    Lower row: against ensemble size at the last step, one line per width: it does not fall to zero with m.
-    Needs difference_to_ntk(arm, step, split, member_count) and its _se. With one width only the lower row.
+    Against width: full ensemble, one line per step, with the exponent of a power law fitted to the last. Against
+    ensemble size at the last step, one line per width: it does not fall to zero with m. With one width only the
+    second. Needs difference_to_ntk(arm, step, split, member_count) and its _se.
     """
     chosen = choose(metrics_choices(metrics))
-    splits = [str(s) for s in metrics["split"].values]
-    rows = 2 if len(chosen.widths) > 1 else 1
-    figure, axes = grid(len(splits), rows, sharey="row")
-    last = last_step(metrics, chosen.main)
-    for column, split in zip(axes.T, splits, strict=True):
-        column[0].set_title(split_words(split))
-        if rows == 2:
-            text = _distance_against_width(column[0], metrics, chosen.widths, split)
-            column[0].set_title("\n".join([split_words(split), *text]))
-        ax = column[-1]
-        for arm, shade in zip(chosen.widths, shades(len(chosen.widths), "viridis"), strict=True):
+    last, rows, splits = last_step(metrics, chosen.main), Rows(), _panels(metrics)
+    several, said = len(chosen.widths) > 1, {}
+    against = [f"{name}, against width" for name in splits.values()] if several else []
+    sizes = [f"{name}, against ensemble size" if several else name for name in splits.values()]
+    for split, panel in zip(splits, against, strict=False):
+        said[panel] = _distance_against_width(rows, panel, metrics, chosen.widths, split)
+    for split, panel in zip(splits, sizes, strict=True):
+        for arm, shade in zip(chosen.widths, shades(len(chosen.widths)), strict=True):
             series = read_series(metrics, "difference_to_ntk", arm, split, "member_count", step=last)
-            points(ax, series, color=shade, lw=0.9, ms=3.2, label=arm.size)
-        ensemble_axes(ax, metrics)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("distance to the NTK mean\n(relative)")
-    augmentation, when = augmented(chosen.main.augmentation), time_words(metrics, last)
-    if rows == 1:
-        notes = [*_width_notes(metrics, chosen), "one width only: distance against width not drawn"]
-        return finish(figure, heading(metrics, augmentation, when), notes)
-    finish(figure, heading(metrics, augmentation), _width_notes(metrics, chosen), legend=False)
-    figure.set_figwidth(figure.get_figwidth() + 1.2)
-    sizes = [size for arm in chosen.widths if (size := full_ensemble(metrics, arm))] or [0]
-    for row, title in zip(axes, (mean_of(min(sizes), max(sizes)), f"at {when}"), strict=True):
-        entries = legend_entries(row)
-        if entries:
-            beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "borderaxespad": 0.0}
-            row[-1].legend(list(entries.values()), list(entries), title=title, alignment="left", **beside)
-    return figure
+            rows.points(panel, arm.size, _role(arm), Look(shade, "o", width=0.9, size=3.2), series)
+    panels, notes = [*against, *sizes], _width_notes(metrics, chosen)
+    parts = [augmented(chosen.main.augmentation)]
+    if several:
+        members = [size for arm in chosen.widths if (size := full_ensemble(metrics, arm))]
+        parts += [f"against width: {mean_of(min(members), max(members))}"] if members else []
+        parts += [f"against ensemble size: {time_words(metrics, last)}"]
+    else:
+        parts += [time_words(metrics, last)]
+        notes = [*notes, "one width only: distance against width not drawn"]
+    return rows.table(
+        panels=panels,
+        title=heading(metrics, *parts),
+        x_label={panel: "width (units)" if panel in against else _SIZE_LABEL for panel in panels},
+        y_label="distance to the NTK mean (relative)",
+        x_scale="log",
+        y_scale="log",
+        notes=notes,
+        panel_notes=said,
+    )
 
 
-def _distance_against_width(ax: Axes, metrics: xr.Dataset, arms: tuple[Choice, ...], split: str) -> list[str]:
-    """Draw one line per step, at most four; returns the exponent at the last one, in words."""
+def _distance_against_width(rows: Rows, panel: str, metrics: xr.Dataset, arms: tuple[Choice, ...], split: str) -> str:
+    """One series per step, at most four; returns the exponent at the last one, in words."""
     steps = [s for s in metrics["step"].values if s > 0]
     if len(steps) > 4:
         steps = [steps[i] for i in np.unique(np.round(np.linspace(0, len(steps) - 1, 4)).astype(int))]
-    text = []
+    text = ""
     for step, shade in zip(steps, shades(len(steps), "plasma"), strict=True):
         found = [(arm.width, *read_at(metrics, "difference_to_ntk", arm, split, step)) for arm in arms]
         series = Series(*np.array([point for point in found if np.isfinite(point[1])]).reshape(-1, 3).T)
-        points(ax, series, color=shade, label=time_words(metrics, step))
+        rows.points(panel, time_words(metrics, step), _role(arms[-1]), Look(shade, "s"), series)
         exponent, error = power_law(series)
         if np.isfinite(exponent) and step == steps[-1]:
-            text = [f"{time_words(metrics, step)}: $\\propto$ width$^{{\\,x}}$, $x$ = {number(exponent, error)}"]
-    ax.set(xscale="log", yscale="log", xlabel="width (units)")
-    low, high = arms[0].width, arms[-1].width
-    ax.set_xlim(low * (low / high) ** 0.1, high * (high / low) ** 0.1)
-    plain_log_axis(ax.xaxis, [a.width for a in arms])
+            text = f"{time_words(metrics, step)}: ∝ width^x,\nx = {number(exponent, error)}"
     return text
 
 
 @styled
-def same_predictions(metrics: xr.Dataset) -> Figure:
+def distance_to_ntk(metrics: xr.Dataset) -> Figure:
+    """Draw distance_to_ntk_data: upper row against width, lower row against ensemble size."""
+    table = distance_to_ntk_data(metrics)
+    names, widths = table.attrs["panels"], choose(metrics_choices(metrics)).widths
+    splits = len(metrics["split"])
+    figure, axes = grid(splits, len(names) // splits, sharey=True)
+    panels = dict(zip(names, axes.ravel(), strict=True))
+    draw(panels, table)
+    for panel, ax in panels.items():
+        if table.attrs["x_label"][panel] == _SIZE_LABEL:
+            ensemble_axes(ax, metrics)
+        else:
+            _width_axes(ax, [arm.width for arm in widths])
+    label_axes(panels, table)
+    for k, (panel, ax) in enumerate(panels.items()):
+        name = list(_panels(metrics).values())[k % splits]
+        if k < splits or ax.get_subplotspec().is_first_row():  # below each other, or side by side in a column
+            title(ax, name if k < splits else "", table.attrs["panel_notes"].get(panel, ""))
+    return _finish(figure, table, metrics)
+
+
+def _width_axes(ax: Axes, widths: list[int]) -> None:
+    ax.set(xscale="log", yscale="log")
+    low, high = widths[0], widths[-1]
+    ax.set_xlim(low * (low / high) ** 0.1, high * (high / low) ** 0.1)
+    plain_log_axis(ax.xaxis, widths)
+
+
+def same_predictions_data(metrics: xr.Dataset) -> pd.DataFrame:
     """Orbit same predictions (1…|G|) against training time: members' range, ensemble, control; per split.
 
     Needs orbit_same_predictions(arm, step, split, member_count), its _se, the member_… variable, and the
     coordinate group_order(arm) for the reference of perfect symmetry.
     """
     chosen = choose(metrics_choices(metrics))
-    figure, panels = split_panels(metrics, "orbit same predictions")
-    name = "orbit_same_predictions"
-    for split, ax in panels.items():
+    rows, panels, name = Rows(), _panels(metrics), "orbit_same_predictions"
+    steps = metrics["step"].values
+    for split, panel in panels.items():
         for arm in chosen.drawn:
-            if arm in chosen.pair and full_ensemble(metrics, arm) > 1:
-                _same_band(ax, metrics, arm, split, arm is chosen.main)
+            size, kind = full_ensemble(metrics, arm), augmented(arm.augmentation)
+            if arm in chosen.pair and size > 1:
+                band = member_band(metrics, arm, split, name=name, root=False)
+                main = arm is chosen.main
+                look = member_look() if main else member_look(colour=COLOURS["none"], opacity=0.13, dash=None)
+                label = f"single members, min…max, {kind}"
+                rows.add(panel, label, "member", look, band.x, band.mean, band.least, band.greatest)
             series = read_series(metrics, name, arm, split, "step")
-            label = f"{mean_of(full_ensemble(metrics, arm))}, {augmented(arm.augmentation)}"
-            look: dict[str, Any] = {"color": colour(arm.augmentation), "label": label, "zorder": 5}
-            points(ax, series, **look, **marker(arm.augmentation, 3.2))
+            rows.points(
+                panel, f"{mean_of(size)}, {kind}", _role(arm), ensemble_look(arm.augmentation, size=3.2), series
+            )
         if "group_order" in metrics.coords:
             order = int(metrics["group_order"].sel(arm=chosen.main.key))
-            label = f"perfect symmetry, |G| = {order}"
-            ax.axhline(order, color=COLOURS["theory"], ls="--", lw=1.1, label=label, zorder=4)
-            ax.set_ylim(1 - 0.04 * order, order * 1.04)
-        time_axis(ax, metrics)
-        ax.set_title("\n".join([split_words(split), *_same_text(metrics, chosen.main, split)]))
+            label, ends = f"perfect symmetry, |G| = {order}", [steps.min(), steps.max()]
+            rows.add(panel, label, "theory", theory_look(), ends, order)
     when = time_words(metrics, last_step(metrics, chosen.main))
-    title = heading(metrics, chosen.main.size, f"numbers: {when}, {augmented(chosen.main.augmentation)}")
-    return finish(figure, title, [*missing(metrics, chosen), first_of(metrics)])
+    return rows.table(
+        panels=list(panels.values()),
+        title=heading(metrics, chosen.main.size, f"numbers: {when}, {augmented(chosen.main.augmentation)}"),
+        x_label=time_label(metrics),
+        y_label="orbit same predictions",
+        x_scale=time_scale(metrics),
+        error="single members: smallest and largest value; ensembles: ± one standard error",
+        notes=[*missing(metrics, chosen), first_of(metrics)],
+        panel_notes={panel: _same_words(metrics, chosen.main, split) for split, panel in panels.items()},
+    )
 
 
-def _same_band(ax: Axes, metrics: xr.Dataset, arm: Choice, split: str, main: bool) -> None:
-    """From the least to the greatest member of an arm, and for the main arm their mean."""
-    band = member_band(metrics, arm, split, name="orbit_same_predictions", root=False)
-    shade = COLOURS["member"] if main else colour(arm.augmentation)
-    label = f"single members, min…max, {augmented(arm.augmentation)}"
-    if len(band.x):
-        look: dict[str, Any] = {"color": shade, "alpha": 0.3 if main else 0.13, "lw": 0, "label": label}
-        ax.fill_between(band.x, band.least, band.greatest, **look)
-        if main:
-            ax.plot(band.x, band.mean, color=shade, lw=1, label="single members, mean")
-
-
-def _same_text(metrics: xr.Dataset, arm: Choice, split: str) -> list[str]:
+def _same_words(metrics: xr.Dataset, arm: Choice, split: str) -> str:
     """Ensemble and members of an arm at its last step, in words."""
     step = last_step(metrics, arm)
     value, error = read_at(metrics, "orbit_same_predictions", arm, split, step)
@@ -281,4 +391,19 @@ def _same_text(metrics: xr.Dataset, arm: Choice, split: str) -> list[str]:
     parts = [f"ensemble {number(value, error)}"] if np.isfinite(value) else []
     if len(band.x) and band.x[-1] == step and full_ensemble(metrics, arm) > 1:
         parts.append(f"members {band.least[-1]:.2f}…{band.greatest[-1]:.2f}")
-    return [", ".join(parts)] if parts else []
+    return ", ".join(parts)
+
+
+@styled
+def same_predictions(metrics: xr.Dataset) -> Figure:
+    """Draw same_predictions_data."""
+    table = same_predictions_data(metrics)
+    figure, panels = titled_panels(table)
+    draw(panels, table)
+    for panel, ax in panels.items():
+        if "group_order" in metrics.coords:
+            order = int(metrics["group_order"].sel(arm=choose(metrics_choices(metrics)).main.key))
+            ax.set_ylim(1 - 0.04 * order, order * 1.04)
+        time_axis(ax, metrics)
+        title(ax, panel, table.attrs["panel_notes"][panel])
+    return _finish(figure, table, metrics)

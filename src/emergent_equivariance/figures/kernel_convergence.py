@@ -6,19 +6,23 @@ mean, ∝ 1/√(width · M) (see measures.kernel_errors); one network by √M ti
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..fits import SEEN, Series
-from .panels import finish, grid, heading, plain_log_axis, points
-from .style import COLOURS, shades, styled
+from .data import Rows, curves
+from .panels import draw, finish, heading, plain_log_axis, title, titled_panels
+from .style import COLOURS, Look, shades, styled, theory_look
 from .words import mean_of, number
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from .data import Curve
 
 KINDS = {"nngp": "NNGP, readout averaged", "ntk": "NTK"}
 
@@ -32,73 +36,64 @@ BELOW = 8.0
 MOST_TICKS = 12
 
 
-@styled
-def kernel_convergence(metrics: xr.Dataset) -> Figure:
+def kernel_convergence_data(metrics: xr.Dataset) -> pd.DataFrame:
     """Relative error of the mean kernel against width, one panel per kernel, one colour per curve.
 
     Filled points: mean of M networks, ± standard error. Open points: one network, mean. Dotted: the noise of the
     mean. Diamonds: bias of finite width, where it is more than three standard errors from zero. Crosses: published.
     Needs relative_error, member_error, squared_bias, noise (arm, kind), their _se, and the exponents (curve, kind).
     """
-    figure, axes = grid(len(KINDS), sharey=True)
-    curves = metrics["curve"].values.astype(str)
-    widths = np.unique(metrics["network_width"].values)
-    for ax, (kind, title) in zip(axes[0], KINDS.items(), strict=True):
+    rows, said = Rows(), {}
+    names = metrics["curve"].values.astype(str)
+    for kind, panel in KINDS.items():
         part = metrics.sel(kind=kind)
-        for i, (curve, colour) in enumerate(zip(curves, shades(len(curves) + 1, "viridis"), strict=False)):
+        for i, (curve, shade) in enumerate(zip(names, shades(len(names) + 1), strict=False)):
             arms = part.isel(arm=np.flatnonzero(part["arm_curve"].values == curve)).sortby("network_width")
-            beside = 1.03 ** (2 * i - len(curves) + 1)
-            _curve(ax, arms, curve, {"color": colour, "marker": MARKERS[i % len(MARKERS)]}, beside)
-        _guide(ax, part)
-        _published(ax, metrics, kind)
-        exponents = [text for curve in curves if (text := _exponent(part, curve))]
-        said = ["one network $\\propto$ width$^{\\,x}$,", f"$x$ = {', '.join(exponents)}"] if exponents else []
-        ax.set(xscale="log", yscale="log", xlabel="width", title="\n".join([title, *said]))
-        if len(widths) <= MOST_TICKS:
-            ax.set_xlim(widths[0] / 1.3, widths[-1] * 1.3)
-            plain_log_axis(ax.xaxis, widths)
-    axes[0, 0].set_ylabel("relative error of the kernel")
-    axes[0, 0].set_ylim(bottom=np.nanmin(metrics["noise"].values) / BELOW)
+            _add_curve(rows, panel, arms, curve, Look(shade, MARKERS[i % len(MARKERS)]))
+        _add_published(rows, panel, metrics, kind)
+        exponents = [text for curve in names if (text := _exponent(part, curve))]
+        said[panel] = f"one network ∝ width^x,\nx = {', '.join(exponents)}" if exponents else ""
     members = metrics["members"].values
-    return finish(figure, heading(metrics, mean_of(int(members.min()), int(members.max()))))
+    return rows.table(
+        panels=list(KINDS.values()),
+        title=heading(metrics, mean_of(int(members.min()), int(members.max()))),
+        x_label="width (units or channels)",
+        y_label="relative error of the kernel",
+        x_scale="log",
+        y_scale="log",
+        error="± one standard error (bootstrap over networks)",
+        panel_notes=said,
+    )
 
 
-def _curve(ax: Axes, arms: xr.Dataset, label: str, look: dict[str, Any], beside: float) -> None:
-    """One curve; ``beside`` moves the mean kernel and its bias aside, so that bars of several curves are seen."""
+def _add_curve(rows: Rows, panel: str, arms: xr.Dataset, label: str, look: Look) -> None:
     width = arms["network_width"].values.astype(float)
 
-    def series(name: str, factor: float = 1.0) -> Series:
-        return Series(width * factor, arms[name].values, arms[f"{name}_se"].values)
+    def series(name: str) -> Series:
+        return Series(width, arms[name].values, arms[f"{name}_se"].values)
 
-    points(ax, series("member_error"), **look, mfc="none", ms=3.2, lw=0.7, label=f"{label}: one network")
-    points(ax, series("relative_error", beside), **look, ls="none", ms=4.2, label=f"{label}: mean kernel", zorder=5)
-    ax.plot(
-        width, arms["noise"].values, ":", color=look["color"], lw=1.1, label=f"{label}: noise of the mean", zorder=3
-    )
-    square = series("squared_bias", beside)
+    single = look._replace(hollow=True, size=3.2, width=0.7)
+    rows.points(panel, f"{label}: one network", "member", single, series("member_error"))
+    noise = Look(look.colour, dash=(1, 1.65))
+    rows.add(panel, f"{label}: noise of the mean", "theory", noise, width, arms["noise"].values)
+    mean = look._replace(dash=None, order=5)
+    rows.points(panel, f"{label}: mean kernel", "ensemble", mean, series("relative_error"))
+    square = series("squared_bias")
     seen = square.y > SEEN * square.error
     bias = np.sqrt(square.y[seen])
     found = Series(square.x[seen], bias, square.error[seen] / (2 * bias))
-    points(ax, found, color=look["color"], marker="D", mfc="none", ms=7, ls="none", label=f"{label}: bias", zorder=4)
+    diamond = look._replace(marker="D", dash=None, hollow=True, size=7, order=4)
+    rows.points(panel, f"{label}: bias", "ensemble", diamond, found)
 
 
-def _guide(ax: Axes, part: xr.Dataset) -> None:
-    """Slope −1/2 above everything that is drawn."""
-    width = part["network_width"].values.astype(float)
-    ends = np.array([width.min(), width.max()])
-    if ends[0] < ends[1]:
-        height = 1.6 * np.nanmax(part["member_error"].values * np.sqrt(width))
-        ax.plot(ends, height / np.sqrt(ends), "--", color=COLOURS["guide"], lw=1.0, label="slope $-1/2$", zorder=1)
-
-
-def _published(ax: Axes, metrics: xr.Dataset, kind: str) -> None:
+def _add_published(rows: Rows, panel: str, metrics: xr.Dataset, kind: str) -> None:
     if "published_value" not in metrics:
         return
     part = metrics[["published_value"]].isel(published=np.flatnonzero(metrics["published_kind"].values == kind))
     for label in dict.fromkeys(part["published_label"].values.tolist()):
         one = part.isel(published=np.flatnonzero(part["published_label"].values == label)).sortby("published_width")
-        look: dict[str, Any] = {"color": COLOURS["theory"], "marker": "x", "ms": 5.5, "ls": "none", "zorder": 6}
-        ax.plot(one["published_width"].values, one["published_value"].values, label=f"published: {label}", **look)
+        look = theory_look(marker="x", dash=None, size=5.5, order=6)
+        rows.add(panel, f"published: {label}", "theory", look, one["published_width"], one["published_value"])
 
 
 def _exponent(part: xr.Dataset, curve: str) -> str:
@@ -107,3 +102,32 @@ def _exponent(part: xr.Dataset, curve: str) -> str:
     if not np.isfinite(value):
         return ""
     return f"{number(value, error, compact=True)} ({curve})"
+
+
+@styled
+def kernel_convergence(metrics: xr.Dataset) -> Figure:
+    """Draw kernel_convergence_data, and the slope −1/2 above everything."""
+    table = kernel_convergence_data(metrics)
+    figure, panels = titled_panels(table)
+    draw(panels, table)
+    widths = np.unique(metrics["network_width"].values)
+    for panel, ax in panels.items():
+        _guide(ax, [c for c in curves(table) if c.panel == panel and c.role == "member"])
+        title(ax, panel, table.attrs["panel_notes"][panel])
+        ax.set(xscale="log", yscale="log")
+        if len(widths) <= MOST_TICKS:
+            ax.set_xlim(widths[0] / 1.3, widths[-1] * 1.3)
+            plain_log_axis(ax.xaxis, widths)
+    next(iter(panels.values())).set_ylim(bottom=np.nanmin(metrics["noise"].values) / BELOW)
+    return finish(figure, table.attrs["title"])
+
+
+def _guide(ax: Axes, single: list[Curve]) -> None:
+    """Slope −1/2 above everything that is drawn."""
+    if not single:
+        return
+    width, error = (np.concatenate([getattr(curve, axis) for curve in single]) for axis in "xy")
+    ends = np.array([width.min(), width.max()])
+    if ends[0] < ends[1]:
+        height = 1.6 * np.nanmax(error * np.sqrt(width))
+        ax.plot(ends, height / np.sqrt(ends), "--", color=COLOURS["guide"], lw=1.0, label="slope $-1/2$", zorder=1)

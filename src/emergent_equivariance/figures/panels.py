@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..fits import Series
+from .data import Curve, curves, of_panel
 from .selection import Choice, Chosen, absent, all_diverged, full_ensemble
-from .style import COLOURS, PANEL, TEXT_SIZE, dashes
-from .words import augmented, diverged_words, missing_words, split_words
+from .style import NARROWEST, PANEL, TEXT_SIZE
+from .words import augmented, diverged_words, missing_words
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -25,54 +28,111 @@ NOTHING = "nothing to draw: no finite value"
 
 
 def grid(columns: int, rows: int = 1, *, heights: Sequence[float] | None = None, **options: Any) -> tuple[Figure, Any]:
-    """A figure and its panels (row, column); ``heights`` of the rows in units of a panel."""
+    """A figure of the width that the style says, and its panels (row, column); ``finish`` makes room for the words.
+
+    Where panels side by side would be narrower than NARROWEST and there are fewer rows than columns, rows and columns
+    change places on the page: panels (row, column) are then below each other.
+
+    Args:
+      heights: of the rows in units of a panel.
+      options: of matplotlib's subplots.
+    """
+    from matplotlib import rcParams
     from matplotlib.figure import Figure
 
     heights = heights or [1.0] * rows
-    size = (PANEL[0] * max(columns, 1.35), PANEL[1] * sum(heights) + 0.75)
-    figure = Figure(figsize=size, layout="constrained")
+    width = min(rcParams["figure.figsize"][0], PANEL[0] * columns)
+    turned = width / columns < NARROWEST and rows < columns
+    if turned:
+        columns, rows, heights = rows, columns, [1.0] * columns
+        other = {"row": "col", "col": "row"}
+        options = {name: other.get(value, value) for name, value in options.items()}
+    panel = min(PANEL[1], max(0.8 * width / columns, 1.5)) if rows < 3 else 1.5
+    figure = Figure(figsize=(width, panel * sum(heights) + 0.35 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights}, **options)
-    return figure, axes
+    return figure, axes.T if turned else axes
 
 
-def split_panels(metrics: xr.Dataset, label: str) -> tuple[Figure, dict[str, Axes]]:
-    """One panel per split on one vertical scale, at most three in a row; panels that are not needed are removed.
-
-    Args:
-      label: of the vertical axes.
-    """
-    splits = [str(s) for s in metrics["split"].values]
-    columns = len(splits) if len(splits) <= 3 else int(np.ceil(len(splits) / 2))
-    figure, axes = grid(columns, int(np.ceil(len(splits) / columns)), sharey=True)
-    for extra in axes.ravel()[len(splits) :]:
+def titled_panels(table: pd.DataFrame) -> tuple[Figure, dict[str, Axes]]:
+    """All panels of a table on one vertical scale, at most three in a row, each with its name as title."""
+    names = table.attrs["panels"]
+    columns = len(names) if len(names) <= 3 else int(np.ceil(len(names) / 2))
+    figure, axes = grid(columns, int(np.ceil(len(names) / columns)), sharey=True)
+    for extra in axes.ravel()[len(names) :]:
         extra.remove()
-    for ax in axes[:, 0]:
-        ax.set_ylabel(label)
-    for ax, split in zip(axes.ravel(), splits, strict=False):
-        ax.set_title(split_words(split))
-    return figure, dict(zip(splits, axes.ravel(), strict=False))
+    panels = dict(zip(names, axes.ravel(), strict=False))
+    for name, ax in panels.items():
+        title(ax, name)
+    label_axes(panels, table)
+    return figure, panels
+
+
+def title(ax: Axes, *lines: str) -> None:
+    """Title of a panel, broken where it is wider than the panel."""
+    whole = "\n".join(line for line in lines if line).splitlines()
+    ax.set_title("\n".join(part for line in whole for part in _wrapped(italic(line), _room(ax))))
+
+
+def _room(ax: Axes) -> int:
+    """How many letters fit into the width of a panel."""
+    return int(ax.get_position().width * ax.figure.get_figwidth() * 1.12 / 0.06)
+
+
+def _wrapped(text: str, room: int) -> list[str]:
+    """Lines of at most ``room`` letters, broken between parts (" · ") where these fit."""
+    parts = (part.replace(" ", "\u00a0") if len(part) <= room else part for part in text.split(" · "))
+    return [line.replace("\u00a0", " ") for line in wrap(" · ".join(parts), max(room, 12))]
+
+
+def label_axes(panels: Mapping[str, Axes], table: pd.DataFrame) -> None:
+    """Labels of the axes: the vertical one in the first column, the horizontal one below the last panel that has it."""
+    for name, ax in panels.items():
+        x, y = (of_panel(table, axis, name) for axis in ("x_label", "y_label"))
+        place = ax.get_subplotspec()
+        below = (o for other, o in panels.items() if of_panel(table, "x_label", other) == x)
+        lowest = all(
+            o.get_subplotspec().rowspan.start <= place.rowspan.start
+            for o in below
+            if o.get_subplotspec().colspan == place.colspan
+        )
+        if lowest:
+            ax.set_xlabel("\n".join(_wrapped(italic(x), _room(ax))))
+        shared = any(o is not ax for o in ax.get_shared_y_axes().get_siblings(ax))
+        if place.is_first_col() or not shared:
+            room = int(1.25 * ax.get_position().height * ax.figure.get_figheight() / 0.062)
+            ax.set_ylabel("\n".join(_wrapped(italic(y), room)))
+
+
+def italic(text: str) -> str:
+    """A text in which single letters, which are quantities, are set in italics; "^x" is raised."""
+    raised = re.sub(r"\^([A-Za-z])", r"$^{\1}$", text)
+    return re.sub(r"(?<![\w'${^])([A-Za-z])(?![\w'$}])", r"$\1$", raised)
 
 
 def finish(figure: Figure, title: str, notes: Iterable[str] = (), *, legend: bool = True, nothing: str = "") -> Figure:
-    """Title with what the picture leaves out, and one legend for all panels below them.
+    """Title with what the picture leaves out, and one legend for all panels below them; the figure grows for both.
 
     Args:
       nothing: what panels without data say instead of NOTHING.
     """
-    notes = [note for note in dict.fromkeys(notes) if note]
-    figure.suptitle("\n".join([title, *notes]))
+    width = figure.get_figwidth()
+    lines = [part for note in dict.fromkeys([title, *notes]) if note for part in _wrapped(note, int(width / 0.07))]
+    figure.suptitle("\n".join(lines))
     for ax in figure.axes:
         if not ax.has_data() and not any(text.get_text().startswith("nothing to draw") for text in ax.texts):
             say(ax, nothing or NOTHING, centre=True)
         for axis in (ax.xaxis, ax.yaxis):
             _quiet_log_axis(axis)
     entries = legend_entries(figure.axes)
+    rows = 0.0
     if entries and legend:
-        entry = 0.06 * max(len(re.sub(r"\\[a-zA-Z]+", "x", label)) for label in entries) + 0.5
-        columns = int(np.clip(figure.get_figwidth() / entry, 1, len(entries)))
-        columns = int(np.ceil(len(entries) / np.ceil(len(entries) / columns)))
-        options: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "columnspacing": 1.6}
+        entry = 0.058 * max(len(re.sub(r"\\[a-zA-Z]+", "x", label)) for label in entries) + 0.5
+        columns = int(np.clip(width / entry, 1, len(entries)))
+        rows = np.ceil(len(entries) / columns)
+        columns = int(np.ceil(len(entries) / rows))
+        options: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "columnspacing": 1.4}
         figure.legend(list(entries.values()), list(entries), **options)
+    figure.set_figheight(figure.get_figheight() + 0.15 * len(lines) + 0.15 * rows + 0.2)
     return figure
 
 
@@ -104,10 +164,30 @@ def points(ax: Axes, series: Series, **options: Any) -> None:
     ax.errorbar(series.x, series.y, yerr=error, **{"marker": "o", "elinewidth": 0.9, **options})
 
 
-def prediction(arm: Choice) -> dict[str, Any]:
-    """How the prediction for an arm is drawn: black, with dashes that tell the arms apart."""
-    label = f"predicted (no fit), {augmented(arm.augmentation)}"
-    return {"color": COLOURS["theory"], "ls": dashes(arm.augmentation), "lw": 1.1, "label": label, "zorder": 4}
+def draw(axes: Mapping[str, Axes], table: pd.DataFrame) -> None:
+    """Draw every series of a table into the panel of its name, as its look says."""
+    for curve in curves(table):
+        draw_curve(axes[curve.panel], curve)
+
+
+def draw_curve(ax: Axes, curve: Curve) -> None:
+    """Draw one series: line, markers, and error bars or a band where low and high are known."""
+    look, known = curve.look, np.isfinite(curve.low) & np.isfinite(curve.high)
+    style: dict[str, Any] = {"color": look.colour, "lw": look.width, "zorder": look.order, "label": curve.series}
+    style["ls"] = "none" if look.dash is None else (0, look.dash) if look.dash else "-"
+    if look.marker:
+        style |= {"marker": look.marker, "ms": look.size, "mfc": "none" if look.hollow else look.colour}
+    elif len(curve.x) == 1:
+        style |= {"marker": "_", "ms": 12}
+    if look.band and known.any():
+        band: dict[str, Any] = {"color": look.colour, "alpha": look.opacity, "lw": 0, "zorder": look.order - 0.5}
+        ax.fill_between(curve.x, curve.low, curve.high, label="" if look.marker else curve.series, **band)
+        ax.plot(curve.x, curve.y, **(style if look.marker else {**style, "label": "_nolegend_"}))
+    elif known.any():
+        bars = [np.where(known, part, 0.0) for part in (curve.y - curve.low, curve.high - curve.y)]
+        ax.errorbar(curve.x, curve.y, yerr=bars, elinewidth=0.9, **style)
+    else:
+        ax.plot(curve.x, curve.y, **style)
 
 
 # ----------------------------------------------------------------------------------------------- axes
@@ -115,25 +195,36 @@ def prediction(arm: Choice) -> dict[str, Any]:
 
 def ensemble_axes(ax: Axes, metrics: xr.Dataset) -> None:
     """Logarithmic axes over the ensemble size; a short range is labelled with its sizes."""
-    ax.set(xscale="log", yscale="log", xlabel="ensemble size $m$ (members)")
+    ax.set(xscale="log", yscale="log")
     counts = metrics["member_count"].values
     if counts.max() <= 16:
         ax.set_xlim(counts.min() / 1.3, counts.max() * 1.3)
         plain_log_axis(ax.xaxis, counts)
 
 
-def time_axis(ax: Axes, metrics: xr.Dataset) -> None:
-    """Training time: linear in epochs, logarithmic with 0 included in steps that span decades."""
-    steps = np.asarray(metrics["step"].values, dtype=float)
+def time_label(metrics: xr.Dataset) -> str:
+    """Label of an axis of training time."""
     unit = str(metrics["step"].attrs.get("units", "step"))
-    ax.set_xlabel("training time (" + " or ".join(f"{u}s" for u in unit.split(" or ")) + ")")
+    return "training time (" + " or ".join(f"{u}s" for u in unit.split(" or ")) + ")"
+
+
+def time_scale(metrics: xr.Dataset) -> str:
+    """Linear in epochs, logarithmic with 0 included in steps that span decades."""
+    steps = np.asarray(metrics["step"].values, dtype=float)
     positive = steps[steps > 0]
-    if len(positive) > 1 and positive.max() / positive.min() >= 30:
-        ax.set_xscale("symlog", linthresh=positive.min(), linscale=0.5)
+    return "symlog" if len(positive) > 1 and positive.max() / positive.min() >= 30 else "linear"
+
+
+def time_axis(ax: Axes, metrics: xr.Dataset) -> None:
+    """Training time on the scale of time_scale, with the recorded steps as ticks."""
+    steps = np.asarray(metrics["step"].values, dtype=float)
+    if time_scale(metrics) == "symlog":
+        first = steps[steps > 0].min()
+        ax.set_xscale("symlog", linthresh=first, linscale=0.5)
         ax.set_xticks(steps, [f"{s:g}" for s in steps] if len(steps) <= 9 else _thinned(steps))
         ax.set_xticks([], minor=True)
-        ax.set_xlim(-0.3 * positive.min(), steps.max() * 1.25)
-    elif unit == "epoch":
+        ax.set_xlim(-0.3 * first, steps.max() * 1.25)
+    elif metrics["step"].attrs.get("units") == "epoch":
         from matplotlib.ticker import MaxNLocator
 
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))

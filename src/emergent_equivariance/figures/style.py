@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -29,20 +29,50 @@ COLOURS = {
     "outside": "#f2efe6",
 }
 
-#: Width and height of one panel in inches: a journal's column.
-PANEL = (3.4, 2.65)
+
+class Look(NamedTuple):
+    """How a series is drawn, in matplotlib and in interactive charts alike.
+
+    Attributes:
+      colour: as #rrggbb.
+      marker: a marker of matplotlib; empty: no markers.
+      dash: lengths of dashes and gaps in line widths; () is a solid line, None no line.
+      band: whether low…high is a band; else it is error bars.
+      width: of the line, in points.
+      size: of the markers, in points.
+      hollow: whether markers are open.
+      opacity: of the band.
+      order: what is drawn later has more; 1 is the background.
+    """
+
+    colour: str
+    marker: str = ""
+    dash: tuple[float, ...] | None = ()
+    band: bool = False
+    width: float = 1.1
+    size: float = 4.0
+    hollow: bool = False
+    opacity: float = 0.28
+    order: float = 3
+
+
+#: Widths of a picture in inches, as it is printed: across a journal's page and in one of its columns.
+PAGE, COLUMN = 7.1, 3.4
+
+#: Greatest width and height of one panel in inches, and the least width.
+PANEL, NARROWEST = (3.4, 2.2), 1.6
 
 #: matplotlib settings of all pictures; the salt makes the identifiers in an SVG reproducible.
 RC: Any = {
     "font.family": "DejaVu Sans",
-    "font.size": 8,
-    "axes.titlesize": 8.5,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "legend.fontsize": 7.5,
-    "legend.title_fontsize": 7.5,
-    "figure.titlesize": 9,
+    "font.size": 7.5,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 6.8,
+    "ytick.labelsize": 6.8,
+    "legend.fontsize": 6.8,
+    "legend.title_fontsize": 6.8,
+    "figure.titlesize": 8,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -56,24 +86,25 @@ RC: Any = {
     "svg.hashsalt": "emergent-equivariance",
 }
 
-TEXT_SIZE = 7.5
+#: Size of text in panels, in points.
+TEXT_SIZE = 6.8
 
 
 @contextmanager
-def style():
-    """Within this context matplotlib draws in the style of all pictures."""
+def style(width: float = PAGE):
+    """Within this context matplotlib draws in the style of all pictures, of this width in inches."""
     import matplotlib
 
-    with matplotlib.rc_context(RC):
+    with matplotlib.rc_context({**RC, "figure.figsize": (width, PANEL[1])}):
         yield
 
 
 def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
-    """A picture drawn in the style of all pictures."""
+    """A picture drawn in the style of all pictures; ``width=COLUMN`` makes it one that is printed in a column."""
 
     @wraps(function)
-    def drawn(*arguments: Any, **options: Any) -> Figure:
-        with style():
+    def drawn(*arguments: Any, width: float = PAGE, **options: Any) -> Figure:
+        with style(width):
             return function(*arguments, **options)
 
     return drawn
@@ -84,20 +115,27 @@ def colour(augmentation: str) -> str:
     return COLOURS["subset" if augmentation.startswith("subset") else augmentation]
 
 
-def marker(augmentation: str, size: float = 4.0) -> dict[str, Any]:
-    """Marker of an ensemble by its augmentation; that of random shows around a point of full in the same place."""
-    if augmentation == "random":
-        return {"marker": "D", "ms": 1.7 * size, "mfc": "none", "mew": 0.9}
-    return {"marker": "s" if augmentation == "none" else "o", "ms": size}
+def member_look(**changes: Any) -> Look:
+    """How single members are drawn together: a grey band about their mean."""
+    return Look(COLOURS["member"], width=0.8, band=True, order=2)._replace(**changes)
 
 
-def dashes(augmentation: str) -> Any:
-    """Line style of the prediction for an ensemble by its augmentation."""
-    return {"full": "--", "none": (0, (4, 1.5, 1, 1.5)), "random": (0, (1, 1.2))}.get(augmentation, (0, (7, 2)))
+def ensemble_look(augmentation: str, *, size: float = 4.0, dash: tuple[float, ...] | None = None) -> Look:
+    """How an ensemble mean is drawn; the marker of random augmentation shows around a point of full augmentation."""
+    hollow = augmentation == "random"
+    shape = {"random": "D", "none": "s"}.get(augmentation, "o")
+    return Look(colour(augmentation), shape, dash, size=size * (1.7 if hollow else 1), hollow=hollow, order=5)
 
 
-def shades(number: int, colour_map: str) -> list[Any]:
-    """Ordered colours, dark to bright, for an ordered quantity."""
+def theory_look(augmentation: str = "full", **changes: Any) -> Look:
+    """How theory for an ensemble is drawn: black, with dashes that tell the augmentations apart."""
+    dashes = {"full": (3.7, 1.6), "none": (4, 1.5, 1, 1.5), "random": (1, 1.2)}
+    return Look(COLOURS["theory"], dash=dashes.get(augmentation, (7, 2)), order=4)._replace(**changes)
+
+
+def shades(number: int, colour_map: str = "viridis") -> list[str]:
+    """Ordered colours (#rrggbb), dark to bright, for an ordered quantity: widths, and times ("plasma")."""
     from matplotlib import colormaps
+    from matplotlib.colors import to_hex
 
-    return [colormaps[colour_map](x) for x in np.linspace(0.0, 0.82, max(number, 2))[:number]]
+    return [to_hex(colormaps[colour_map](x)) for x in np.linspace(0.0, 0.82, max(number, 2))[:number]]
