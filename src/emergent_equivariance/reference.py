@@ -1,12 +1,18 @@
-"""The reference page of the study file, config/reference.md, generated from the typed sections of ``settings``."""
+"""Reference pages generated from the code.
+
+config/reference.md from the typed sections of ``settings``, docs/reference/commands.md from the command line.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .settings import STUDY_FILES, json_schema
+
+if TYPE_CHECKING:
+    import typer
 
 HEAD = """\
 # Study file reference
@@ -25,15 +31,24 @@ def reference_markdown() -> str:
     for kind, (model, _) in STUDY_FILES.items():
         study = definitions[model.__name__]
         first = {key: study["properties"][key] for key in ("study", "kind")}
-        top = {"properties": first | study["properties"], "required": study["required"]}
-        parts.append(_table(f"Kind `{kind}`: top level", "", top, {}, study["description"]))
+        top = {"properties": dict(first), "required": study["required"]}
         for key, field in study["properties"].items():
-            sections |= {(key, name): definitions[name] for name in _references(field)}
+            own = {(key, name): definitions[name] for name in _references(field)}
+            sections |= own
+            links = ", ".join(_link(key, section) for section in own.values())
+            top["properties"][key] = {"description": links} | field if own else field
+        parts.append(_table(f"Kind `{kind}`: top level", "", top, {}, study["description"]))
     for (key, _), section in sections.items():
         name = section["properties"].get("name", {}).get("const")
         title = f"`{key}: {{name: {name}}}`" if name else f"`{key}`"
         parts.append(_table(title, f"{key}.", section, definitions, section.get("description", "")))
     return "\n".join(parts)
+
+
+def _link(key: str, section: dict[str, Any]) -> str:
+    """To the section of a key; its anchor is what git hosts make of the title."""
+    name = section["properties"].get("name", {}).get("const")
+    return f"[{name}](#{key}-name-{name})" if name else f"[{key}](#{key})"
 
 
 def _table(title: str, prefix: str, section: dict[str, Any], definitions: dict[str, Any], description: str) -> str:
@@ -50,8 +65,7 @@ def _rows(prefix: str, section: dict[str, Any], definitions: dict[str, Any]) -> 
     for key, field in section["properties"].items():
         if prefix and "const" in field:
             continue  # the name that selects the section stands in its title
-        meaning = field.get("description", f"see `{key}` below" if _references(field) else "")
-        yield f"`{prefix}{key}`", _type(field), _default(key, field, section), meaning
+        yield f"`{prefix}{key}`", _type(field), _default(key, field, section), field.get("description", "")
         for reference in _references(field) if definitions else ():
             yield from _rows(f"{prefix}{key}.", definitions[reference], definitions)
 
@@ -94,3 +108,43 @@ def _default(key: str, field: dict[str, Any], section: dict[str, Any]) -> str:
 
 def _yaml(value: Any) -> str:
     return json.dumps(value).replace('"', "")
+
+
+COMMANDS_HEAD = """\
+# Command line
+
+Generated from `src/emergent_equivariance/cli/` by `emeq schema`; do not edit. `emeq --help` and `emeq COMMAND --help`
+say the same.
+"""
+
+
+def commands_markdown(program: typer.Typer) -> str:
+    """Per panel of ``--help`` its subcommands: what each does, its usage, and a table of arguments and options."""
+    from typer.main import get_command
+
+    group: Any = get_command(program)  # typer's own copy of click is not typed
+    panels: dict[str, list[str]] = {}
+    for name, command in group.commands.items():
+        if not command.hidden:
+            panels.setdefault(command.rich_help_panel, []).append(_command(f"emeq {name}", command))
+    sections = [f"## {panel}\n\n" + "\n".join(commands) for panel, commands in panels.items()]
+    return "\n".join([COMMANDS_HEAD, *sections])
+
+
+def _command(name: str, command: Any) -> str:
+    context = command.make_context(name, [], resilient_parsing=True)
+    paragraphs = [" ".join(paragraph.split()) for paragraph in command.help.split("\n\n")]
+    usage = " ".join([name, *command.collect_usage_pieces(context)]).replace("{", "").replace("}", "")
+    lines = [f"### {name}", "", *_spaced(paragraphs), "```text", usage, "```", ""]
+    rows = [record for parameter in command.params if (record := parameter.get_help_record(context))]
+    if rows:
+        lines += ["| argument or option | meaning | default, bounds |", "|---|---|---|"]
+    for option, text in rows:
+        meaning, _, extra = text.partition("  [")
+        cells = f"`{option}`", " ".join(meaning.split()), extra.removesuffix("]")
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _spaced(paragraphs: list[str]) -> list[str]:
+    return [line for paragraph in paragraphs for line in (paragraph, "")]

@@ -64,11 +64,15 @@ def schema(
     reference: Annotated[Path, typer.Option("--reference", help="Where to write the reference page.")] = Path(
         "config/reference.md"
     ),
+    commands: Annotated[Path, typer.Option("--commands", help="Where to write the page of the command line.")] = Path(
+        "docs/reference/commands.md"
+    ),
 ) -> None:
-    """Write the JSON schema of study files, which gives editors completion and checks, and their reference page."""
+    """Write the JSON schema of study files, which gives editors completion and checks, and the reference pages."""
     from .. import store
-    from ..reference import reference_markdown
+    from ..reference import commands_markdown, reference_markdown
     from ..settings import json_schema
 
     store.write_text(json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n", output)
     store.write_text(reference_markdown(), reference)
+    store.write_text(commands_markdown(app), commands)
