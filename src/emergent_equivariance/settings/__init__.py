@@ -22,6 +22,7 @@ from .networks import (
     AnalyticNetwork,
     CnnNetwork,
     ConvolutionalNetwork,
+    DenseNetwork,
     GcnnNetwork,
     KernelNetwork,
     MlpNetwork,
@@ -57,6 +58,7 @@ __all__ = [
     "CosineTask",
     "CriticalFraction",
     "CustomTask",
+    "DenseNetwork",
     "DigitsTask",
     "Ensemble",
     "Evaluate",
@@ -154,7 +156,7 @@ class Common(Section):
         Not for actions by interpolation, which custom tasks may have; not for convolutions in custom tasks and under
         shifts, which the boundary may break; not where the network sees canonical inputs.
         """
-        shape, dense = self.task.input_shape(), self.network.name == "mlp"
+        shape, dense = self.task.input_shape(), isinstance(self.network, DenseNetwork)
         if self.network.canonicalisation != "none":
             return False
         if shape is None:

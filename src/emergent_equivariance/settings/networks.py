@@ -73,10 +73,9 @@ class AnalyticNetwork(NetworkSection):
         raise NotImplementedError
 
 
-class MlpNetwork(AnalyticNetwork):
-    """Fully connected: hidden_layers × [dense, activation], then the readout. Inputs are flattened."""
+class DenseNetwork(AnalyticNetwork):
+    """Fields common to networks of dense layers: hidden_layers of ``width`` units and a readout. Inputs are flattened."""
 
-    name: Literal["mlp"]
     hidden_layers: int = Field(1, ge=1, description="Number of hidden layers.")
 
     def forward_flops(self, shape: tuple[int, ...], outputs: int) -> float:
@@ -85,6 +84,12 @@ class MlpNetwork(AnalyticNetwork):
     def parameters(self, shape: tuple[int, ...], outputs: int) -> int:
         biases = self.hidden_layers * self.width * (self.b_std > 0) + outputs * (self.readout_b_std > 0)
         return int(self.forward_flops(shape, outputs) / 2) + biases
+
+
+class MlpNetwork(DenseNetwork):
+    """Fully connected: hidden_layers × [dense, activation], then the readout. Inputs are flattened."""
+
+    name: Literal["mlp"]
 
 
 class ConvolutionalNetwork(AnalyticNetwork):

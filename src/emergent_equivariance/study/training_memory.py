@@ -18,7 +18,7 @@ from math import prod
 from ..groups import get_group
 from ..settings import Settings
 from ..settings.engines import ENGINES
-from ..settings.networks import ConvolutionalNetwork, GcnnNetwork, MlpNetwork
+from ..settings.networks import ConvolutionalNetwork, DenseNetwork, GcnnNetwork
 from .probes import Choice
 from .work import evaluated, members_per_shard
 
@@ -66,7 +66,7 @@ def _units(settings: Settings, shape: tuple[int, ...]) -> tuple[int, int]:
     Of a network from a factory, of which nothing is known, the inputs alone.
     """
     network = settings.network
-    if isinstance(network, MlpNetwork):
+    if isinstance(network, DenseNetwork):
         return prod(shape) + network.hidden_layers * network.width, 0
     if not isinstance(network, ConvolutionalNetwork):
         return prod(shape), 0

@@ -9,8 +9,8 @@ from ..groups import get_group
 from ..settings import (
     AnySettings,
     ConvergenceSettings,
+    DenseNetwork,
     GcnnNetwork,
-    MlpNetwork,
     RegressionSettings,
     Settings,
     TorchNetwork,
@@ -143,7 +143,7 @@ def pair_seconds(settings: AnySettings) -> float | None:
     shape, network = settings.task.input_shape(), settings.network
     if shape is None or isinstance(network, TorchNetwork):
         return None
-    if isinstance(network, MlpNetwork):
+    if isinstance(network, DenseNetwork):
         return DENSE * (1 + network.hidden_layers) + INPUT * math.prod(shape)
     pixels = [height * width for height, width in network.extents(shape)]
     if isinstance(network, GcnnNetwork):

@@ -23,7 +23,7 @@ from jax import lax
 
 from ..errors import StudyError
 from ..networks import Network, build_network, initial_parameters
-from ..settings import Training
+from ..settings import ConvolutionalNetwork, Training
 from ..settings.engines import ENGINES
 from ..study.training_memory import device_memory
 from .engine import Choice, Record
@@ -61,7 +61,7 @@ class JaxEngine:
     def candidates(self, problem: Problem, members: int) -> list[Choice]:
         if problem.settings.network.name == "torch":
             return []
-        convolves = problem.settings.network.name != "mlp"
+        convolves = isinstance(problem.settings.network, ConvolutionalNetwork)
         if jax.default_backend() == "cpu":
             sizes = [(VMAP, min(members, CPU_STACK))]
             sizes = [(MAP, 1), *sizes] if convolves else [(MAP, _even_groups(members, MAPPED)), (MAP, 1), *sizes]
