@@ -18,7 +18,7 @@ from emergent_equivariance.lease import Lease, this_process
 from emergent_equivariance.pages import sealed, source_of
 from emergent_equivariance.study import load_study
 
-from .finished_study import CONTENT, make, study_in
+from .finished_study import CONTENT, study_in
 
 NONE, FULL = "augmentation~none", "augmentation~full"
 SHARD = f"members/{NONE}/members-000000-000001.zarr.zip"
@@ -29,13 +29,6 @@ BACKUP = f"members/{NONE}/backup~1/members-000000-000001.zarr.zip"
 #: What a job may leave when it is killed after its shard was written.
 LEFT = ("lease", "lease.0123456789abcdef", "checkpoint.zarr.zip")
 ENSEMBLE, FULL_ENSEMBLE = f"ensemble/{NONE}.zarr.zip", f"ensemble/{FULL}.zarr.zip"
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    study = study_in(tmp_path_factory.mktemp("finished"))
-    make(study)
-    return study
 
 
 @pytest.fixture
@@ -257,7 +250,7 @@ DAMAGES = {
         lambda s: stamp(s, "figures/orbit_scaling.svg"),
         {("stale", "figures/orbit_scaling.svg")},
     ),
-    "summary of other metrics": (lambda s: stamp(s, "summary.html"), {("stale", "summary.html")}),
+    "summary of other metrics": (lambda s: stamp(s, "report.html"), {("stale", "report.html")}),
     "a picture with zeros": (
         lambda s: (p := s.root / "figures/orbit_scaling.svg").write_bytes(zeros(p.read_bytes())),
         {("torn", "figures/orbit_scaling.svg")},
@@ -267,8 +260,8 @@ DAMAGES = {
         {("torn", "figures/orbit_scaling.svg")},
     ),
     "summary with another digit": (
-        lambda s: s.summary_path.write_text(s.summary_path.read_text().replace("8", "3")),
-        {("torn", "summary.html")},
+        lambda s: s.report_path.write_text(s.report_path.read_text().replace("8", "3")),
+        {("torn", "report.html")},
     ),
     "a torn shard in front of whole ones": (
         lambda s: (s.root / WIDE).write_bytes((s.root / SHARD).read_bytes()[:1000]),

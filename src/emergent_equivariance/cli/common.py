@@ -7,18 +7,43 @@ Heavy libraries are imported by the subcommand that needs them.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from ..errors import INTERRUPTED, Interrupted, StudyError, UserError
+from ..settings import STUDY_FILES
 from ..study import Study
 
-app = typer.Typer(
+#: What a message begins with that names a key of the study file, or an option, and not the file.
+_KEY = re.compile(rf"(--\w|({'|'.join({key for model, _ in STUDY_FILES.values() for key in model.model_fields})})\b)")
+
+
+class _Subcommand(TyperCommand):
+    """A subcommand whose errors name the study file that it was given, where they begin with a key of it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            file = ctx.params.get("study_file")
+            if file is None or error.message.startswith(str(file)) or not _KEY.match(error.message):
+                raise
+            raise type(error)(f"{file}: {error.message}", remedy=error.remedy) from None
+
+
+class _Program(typer.Typer):
+    def command(self, name: str | None = None, **settings: Any) -> Any:  # type: ignore[override]
+        return super().command(name, **{"cls": _Subcommand, **settings})
+
+
+app = _Program(
     help="Emergent equivariance of deep ensembles against the analytic NTK mean.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
