@@ -13,9 +13,13 @@ include: "workflow/rules/common.smk"
 report: "workflow/report/workflow.rst"
 
 
+# The image of envs/Containerfile. Read with `--sdm apptainer` alone, and not exercised.
+container: "envs/emergent-equivariance.sif"
+
+
 wildcard_constraints:
     key="[0-9a-f]{16}",
-    arm="|".join(re.escape(arm) for arm in ARMS),
+    arm="|".join(re.escape(arm) for arm in NEEDS.arms),
     first=r"\d{6}",
     last=r"\d{6}",
 
@@ -31,7 +35,7 @@ onerror:
 rule all:
     default_target: True
     input:
-        study_products(),
+        NEEDS.products(),
 
 
 include: "workflow/rules/data.smk"

@@ -8,8 +8,6 @@ rule make_data:
     log:
         f"{ROOT}/logs/data/{{key}}.log",
     resources:
-        **needed(
-            "make_data", lambda wildcards: STUDY.arm_with("data_key", wildcards.key)
-        ),
+        **JOBS.resources("make_data"),
     shell:
-        EMEQ + " data {STUDY_FILE} --key {wildcards.key} > {log} 2>&1"
+        emeq("data", "--key {wildcards.key} > {log} 2>&1")

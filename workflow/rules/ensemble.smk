@@ -1,6 +1,6 @@
 rule aggregate_arm:
     input:
-        unpack(aggregate_inputs),
+        inputs(NEEDS.ensemble),
     output:
         f"{ROOT}/ensemble/{{arm}}.zarr.zip",
     log:
@@ -8,24 +8,24 @@ rule aggregate_arm:
     benchmark:
         f"{ROOT}/benchmarks/ensemble/{{arm}}.tsv"
     resources:
-        **needed("aggregate_arm", lambda wildcards: ARMS[wildcards.arm]),
+        **JOBS.resources("aggregate_arm"),
     params:
-        depends_on=lambda wildcards: formed_of(ARMS[wildcards.arm]),
+        depends_on=lambda wildcards: NEEDS.formed_of(wildcards.arm),
     shell:
-        EMEQ + " aggregate {STUDY_FILE} --arm {wildcards.arm} > {log} 2>&1"
+        emeq("aggregate", "--arm {wildcards.arm} > {log} 2>&1")
 
 
 rule join_metrics:
     input:
-        metrics_inputs,
+        lambda wildcards: NEEDS.metrics(),
     output:
         metrics=f"{ROOT}/metrics.nc",
         tables=directory(f"{ROOT}/tables"),
     log:
         f"{ROOT}/logs/metrics.log",
     resources:
-        **needed("join_metrics"),
+        **JOBS.resources("join_metrics"),
     params:
         arms=[arm.join_fields for arm in STUDY.arms],
     shell:
-        EMEQ + " metrics {STUDY_FILE} > {log} 2>&1"
+        emeq("metrics", "> {log} 2>&1")

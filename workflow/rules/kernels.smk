@@ -1,8 +1,6 @@
 rule compute_kernel_tiles:
     input:
-        lambda wildcards: ancient(
-            str(STUDY.data_path(STUDY.arm_with_tiles(wildcards.key)))
-        ),
+        inputs(NEEDS.tiles),
     output:
         temp(f"{ROOT}/kernels/{{key}}/tiles-{{first}}-{{last}}.zarr.zip"),
     log:
@@ -10,25 +8,24 @@ rule compute_kernel_tiles:
     benchmark:
         f"{ROOT}/benchmarks/kernels/{{key}}/tiles-{{first}}-{{last}}.tsv"
     priority: 30
-    threads: lambda wildcards: STUDY.arm_with_tiles(wildcards.key).settings.execution.kernel_threads
+    threads: JOBS.threads("compute_kernel_tiles")
     resources:
-        **needed(
-            "compute_kernel_tiles",
-            lambda wildcards: STUDY.arm_with_tiles(wildcards.key),
-        ),
+        **JOBS.resources("compute_kernel_tiles"),
     params:
         tile_size=lambda wildcards: STUDY.arm_with_tiles(
             wildcards.key
         ).settings.execution.tile_size,
     shell:
-        EMEQ
-        + " kernel-tiles {STUDY_FILE} --key {wildcards.key} --first {wildcards.first} --last {wildcards.last}"
-        + " --threads {threads} 2>&1 | tee {log} >&2"
+        emeq(
+            "kernel-tiles",
+            "--key {wildcards.key} --first {wildcards.first} --last {wildcards.last}",
+            "--threads {threads} 2>&1 | tee {log} >&2",
+        )
 
 
 rule assemble_kernels:
     input:
-        unpack(assembly_inputs),
+        inputs(NEEDS.assembly),
     output:
         f"{ROOT}/kernels/{{key}}.zarr.zip",
     log:
@@ -37,27 +34,27 @@ rule assemble_kernels:
         f"{ROOT}/benchmarks/kernels/{{key}}.tsv"
     priority: 30
     resources:
-        **needed(
-            "assemble_kernels", lambda wildcards: STUDY.arm_with_tiles(wildcards.key)
-        ),
+        **JOBS.resources("assemble_kernels"),
     shell:
-        EMEQ + " assemble-kernels {STUDY_FILE} --key {wildcards.key} > {log} 2>&1"
+        emeq("assemble-kernels", "--key {wildcards.key} > {log} 2>&1")
 
 
 rule measure_kernels:
     input:
-        unpack(measure_inputs),
+        inputs(NEEDS.measure),
     output:
         f"{ROOT}/measures/{{arm}}.zarr.zip",
     log:
         f"{ROOT}/logs/measures/{{arm}}.log",
     benchmark:
         f"{ROOT}/benchmarks/measures/{{arm}}.tsv"
-    threads: lambda wildcards: ARMS[wildcards.arm].settings.execution.kernel_threads
+    threads: JOBS.threads("measure_kernels")
     resources:
-        **needed("measure_kernels", lambda wildcards: ARMS[wildcards.arm]),
+        **JOBS.resources("measure_kernels"),
     params:
-        depends_on=lambda wildcards: ARMS[wildcards.arm].result_hash,
+        depends_on=lambda wildcards: NEEDS.arms[wildcards.arm].result_hash,
     shell:
-        EMEQ
-        + " measure {STUDY_FILE} --arm {wildcards.arm} --threads {threads} 2>&1 | tee {log} >&2"
+        emeq(
+            "measure",
+            "--arm {wildcards.arm} --threads {threads} 2>&1 | tee {log} >&2",
+        )

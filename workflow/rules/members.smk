@@ -1,6 +1,6 @@
 rule probe_engine:
     input:
-        unpack(probe_inputs),
+        inputs(NEEDS.probe),
     output:
         f"{ROOT}/engine/{{key}}.json",
     log:
@@ -8,19 +8,16 @@ rule probe_engine:
     benchmark:
         f"{ROOT}/benchmarks/engine/{{key}}.tsv"
     priority: 20
-    threads: lambda wildcards: STUDY.arm_with("probe_key", wildcards.key).settings.execution.threads
+    threads: JOBS.threads("probe_engine")
     resources:
-        **needed(
-            "probe_engine",
-            lambda wildcards: STUDY.arm_with("probe_key", wildcards.key),
-        ),
+        **JOBS.resources("probe_engine"),
     shell:
-        EMEQ + " probe {STUDY_FILE} --key {wildcards.key} > {log} 2>&1"
+        emeq("probe", "--key {wildcards.key} > {log} 2>&1")
 
 
 rule train_shard:
     input:
-        unpack(shard_inputs),
+        inputs(NEEDS.shard),
     output:
         # Not removed before the job starts: a job of an earlier Snakemake may have finished it meanwhile.
         update(f"{ROOT}/members/{{arm}}/members-{{first}}-{{last}}.zarr.zip"),
@@ -28,16 +25,19 @@ rule train_shard:
         f"{ROOT}/logs/members/{{arm}}/members-{{first}}-{{last}}.log",
     benchmark:
         f"{ROOT}/benchmarks/members/{{arm}}/members-{{first}}-{{last}}.tsv"
-    threads: lambda wildcards: ARMS[wildcards.arm].settings.execution.threads
+    threads: JOBS.threads("train_shard")
     resources:
-        **needed("train_shard", lambda wildcards: ARMS[wildcards.arm]),
+        **JOBS.resources("train_shard"),
     shell:
-        EXEC_EMEQ
-        + " train {STUDY_FILE} --arm {wildcards.arm} --first {wildcards.first} --last {wildcards.last}"
-        + TIME_LIMIT
-        + " > {log} 2>&1"
+        emeq(
+            "train",
+            "--arm {wildcards.arm} --first {wildcards.first} --last {wildcards.last}",
+            TIME_LIMIT,
+            "> {log} 2>&1",
+            in_place=True,
+        )
 
 
 rule all_members:
     input:
-        [path for arm in TRAINED for path in shards_of(arm)],
+        NEEDS.all_members(),

@@ -13,6 +13,6 @@ rule draw_figures:
     log:
         f"{ROOT}/logs/figures.log",
     resources:
-        **needed("draw_figures"),
+        **JOBS.resources("draw_figures"),
     shell:
-        EMEQ + " figures {STUDY_FILE} > {log} 2>&1"
+        emeq("figures", "> {log} 2>&1")

@@ -1,28 +1,24 @@
 rule resolve_learning_rate:
     input:
-        unpack(learning_rate_inputs),
+        inputs(NEEDS.learning_rate),
     output:
         f"{ROOT}/theory/{{key}}.learning-rate.json",
     log:
         f"{ROOT}/logs/theory/{{key}}.learning-rate.log",
     priority: 20
-    threads:
-        lambda wildcards: STUDY.arm_with(
-            "learning_rate_key", wildcards.key
-        ).settings.execution.kernel_threads
+    threads: JOBS.threads("resolve_learning_rate")
     resources:
-        **needed(
-            "resolve_learning_rate",
-            lambda wildcards: STUDY.arm_with("learning_rate_key", wildcards.key),
-        ),
+        **JOBS.resources("resolve_learning_rate"),
     shell:
-        EMEQ
-        + " learning-rate {STUDY_FILE} --key {wildcards.key} --threads {threads} 2>&1 | tee {log} >&2"
+        emeq(
+            "learning-rate",
+            "--key {wildcards.key} --threads {threads} 2>&1 | tee {log} >&2",
+        )
 
 
 rule compute_theory:
     input:
-        unpack(theory_inputs),
+        inputs(NEEDS.theory),
     output:
         f"{ROOT}/theory/{{key}}.zarr.zip",
     log:
@@ -30,20 +26,16 @@ rule compute_theory:
     benchmark:
         f"{ROOT}/benchmarks/theory/{{key}}.tsv"
     priority: 10
-    threads:
-        lambda wildcards: STUDY.arm_with(
-            "theory_key", wildcards.key
-        ).settings.execution.kernel_threads
+    threads: JOBS.threads("compute_theory")
     resources:
-        **needed(
-            "compute_theory",
-            lambda wildcards: STUDY.arm_with("theory_key", wildcards.key),
-        ),
+        **JOBS.resources("compute_theory"),
     shell:
-        EMEQ
-        + " theory {STUDY_FILE} --key {wildcards.key} --threads {threads} 2>&1 | tee {log} >&2"
+        emeq(
+            "theory",
+            "--key {wildcards.key} --threads {threads} 2>&1 | tee {log} >&2",
+        )
 
 
 rule all_theory:
     input:
-        sorted({path for arm in TRAINED for path in theory_of(arm)}),
+        NEEDS.all_theory(),
