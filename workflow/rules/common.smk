@@ -18,9 +18,11 @@ try:
     from emergent_equivariance.study.cluster import find_cluster
     from emergent_equivariance.study.dependencies import AGELESS, Dependencies
 except ModuleNotFoundError as error:
+    if error.name != "emergent_equivariance":
+        raise
     raise WorkflowError(
-        f"{error}: the environment that runs Snakemake needs the package emergent-equivariance, of the same version "
-        "as this workflow (docs/module.md)."
+        "the environment that runs Snakemake has no package emergent-equivariance. Install that of this workflow, of "
+        "the same version (docs/module.md)."
     )
 
 HERE = Path(workflow.basedir)
