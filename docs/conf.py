@@ -45,6 +45,7 @@ nb_execution_mode = "off"  # notebooks are kept executed; a test runs them
 
 # Formulas without a network: one file of MathJax, drawn as SVG, so that no fonts are loaded either
 mathjax_path = "tex-svg.js"
+mathjax3_config = {"svg": {"scale": 0.9}}
 
 html_theme = "furo"
 html_static_path = ["_static"]

@@ -45,6 +45,25 @@ def test_the_page_of_the_command_line_is_that_of_the_program():
     assert page == commands_markdown(app), "run `make docs` to write it again"
 
 
+def test_the_functions_that_the_theory_page_names_exist():
+    text = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
+    package = ROOT / "src" / "emergent_equivariance"
+    named = re.findall(r"`([a-z_]+(?:\.[a-z_]+)*)\.(\w+(?:\.\w+)?)`", text)
+    keys = (ROOT / "config" / "reference.md").read_text(encoding="utf-8")
+    found = 0
+    for module, name in named:
+        path = package / module.replace(".", "/")
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if not path.is_file() or f"`{module}.{name}`" in keys:
+            continue
+        found += 1
+        *outer, last = name.split(".")
+        source = path.read_text(encoding="utf-8")
+        assert re.search(rf"^ *(def|class) {last}\b", source, re.MULTILINE), f"{module}.{name}"
+        assert not outer or re.search(rf"^class {outer[0]}\b", source, re.MULTILINE), f"{module}.{name}"
+    assert found > 25
+
+
 class Page(html.parser.HTMLParser):
     """Of a built page the anchors, what it links to, and what it loads."""
 
