@@ -1,5 +1,6 @@
 """The documentation site: complete, generated pages up to date, readable from a file without a network."""
 
+import ast
 import fnmatch
 import html.parser
 import os
@@ -62,6 +63,27 @@ def test_the_functions_that_the_theory_page_names_exist():
         assert re.search(rf"^ *(def|class) {last}\b", source, re.MULTILINE), f"{module}.{name}"
         assert not outer or re.search(rf"^class {outer[0]}\b", source, re.MULTILINE), f"{module}.{name}"
     assert found > 25
+
+
+def literals(path):
+    """Texts in a module, values that are filled in as …; texts that are joined, in one piece."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_the_messages_that_the_faq_explains_are_those_of_the_program():
+    text = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
+    of_snakemake = {"Directory cannot be locked."}
+    quoted = set(re.findall(r"^> (.*)$", text, re.MULTILINE)) - of_snakemake
+    assert len(quoted) > 12
+    known = "\n".join(text for path in (ROOT / "src").rglob("*.py") for text in literals(path))
+    for message in quoted:
+        for piece in message.split("…"):
+            words = piece.strip(" .,:;()")
+            assert words in known, f"{message}: {words!r}"
 
 
 class Page(html.parser.HTMLParser):
