@@ -80,17 +80,24 @@ def _lock(file: IO[str]) -> bool:
     return False
 
 
-def other(study: Study) -> str:
-    """Who works on the results of a study now, in words; empty if nobody does, or nothing can be known."""
+def owner(study: Study) -> dict[str, str | int] | None:
+    """What the one that works on the results of a study now wrote of itself (see ``_myself``; empty if it is about to);
+    None if nobody does, or nothing can be known."""
     try:
         with lock_path(study).open(encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return _words(_read(file))
+                return _read(file)
     except OSError:
         pass
-    return ""
+    return None
+
+
+def other(study: Study) -> str:
+    """Who works on the results of a study now, in words; empty as ``owner`` is None."""
+    found = owner(study)
+    return "" if found is None else _words(found)
 
 
 def _myself(study: Study) -> dict[str, str | int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import StoreError, StudyError
 from ..settings import ConvolutionalNetwork, CriticalFraction, GroupAction, Tracking
 from .arms import Arm, fingerprint
-from .shards import header, plan_shards
+from .shards import header, plan_shards, shard_name
 from .tiling import planned_tiling
 
 
@@ -190,7 +190,7 @@ class Study:
 
     def shard_path(self, arm: Arm, first: int, last: int) -> Path:
         """Shard with the members first…last, both included."""
-        return self.place("members", arm.path, f"members-{first:06d}-{last:06d}.zarr.zip")
+        return self.place("members", arm.path, shard_name(first, last))
 
     def checkpoint_path(self, arm: Arm, first: int, last: int) -> Path:
         """Where the training of that shard stands, until it is written; no file that the workflow declares."""

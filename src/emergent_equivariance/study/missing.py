@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import StoreError
 from .arms import Arm
@@ -64,11 +65,20 @@ def _again(study: Study, target: str = "") -> str:
 
 
 @dataclass(frozen=True)
-class _Lost:
-    """A file that is not there, or of another version: what it is, in words, and where it belongs."""
+class Lost:
+    """A file that is not there, or of another version.
 
+    Attributes:
+      rule: what of the workflow makes it.
+      what: what it is, in words.
+      path: where it belongs.
+      log: what the job that makes it says.
+    """
+
+    rule: str
     what: str
     path: Path
+    log: Path
 
 
 def missing_report(study: Study) -> str:
@@ -76,8 +86,8 @@ def missing_report(study: Study) -> str:
 
     Names of files and their headers are looked at: see ``emeq verify`` for their contents.
     """
-    lost: dict[str, list[_Lost]] = {arm.path: list(_lost(study, arm)) for arm in study.arms}
-    final = [path for path in final_products(study) if not path.exists() or _is_other(path, study.metrics_hash)]
+    lost = {arm.path: list(lost_of_arm(study, arm)) for arm in study.arms}
+    final = list(lost_of_all(study))
     if not any(lost.values()) and not final:
         return ""
     lines, told = [f"The study {study.name!r} is not complete ({study.root}). Missing:"], set()
@@ -87,47 +97,56 @@ def missing_report(study: Study) -> str:
         if lost[arm.path]:
             lines.append(f"  arm {arm.path}{_shards_words(study, arm)}")
         for part in found[:LISTED]:
-            words = OTHER if part.path.exists() else _last_words(study.log_path(part.path))
-            lines += [f"    {part.what}: {part.path}", f"      {words}"]
+            lines += [f"    {part.what}: {part.path}", f"      {_words(part)}"]
         if len(found) > LISTED:
             lines.append(f"    and {len(found) - LISTED} more")
-    for path in final:
-        stem = "metrics" if path in (study.metrics_path, study.table_path("any").parent) else "figures"
-        words = OTHER if path.exists() else _last_words(study.root / "logs" / f"{stem}.log")
-        lines.append(f"  {path}: {words}")
+    lines += [f"  {part.path}: {_words(part)}" for part in final]
     complete = [arm.path for arm in study.arms if not lost[arm.path]]
     lines.append(f"Complete arms: {', '.join(complete) or 'none'}.")
     return "\n".join([*lines, *_remedies(study)])
 
 
-def _lost(study: Study, arm: Arm) -> Iterator[_Lost]:
+def lost_of_arm(study: Study, arm: Arm) -> Iterator[Lost]:
     """What an arm needs and lacks, in the order in which it is made; a complete arm needs nothing."""
+
+    def lost(rule: str, what: str, path: Path) -> Lost:
+        return Lost(rule, what, path, study.log_path(path))
+
     result, missing = study.result_path(arm), study.missing_shards(arm) if study.kind == "ensemble" else []
     closed = arm.settings.execution.allow_missing and len(missing) < len(study.shards(arm)) if missing else True
     made = result.exists() and not _is_other(result, arm.result_hash)
     if made and closed:
         return
     if not study.data_path(arm).exists():
-        yield _Lost("data", study.data_path(arm))
+        yield lost("make_data", "data", study.data_path(arm))
     tiled = planned_tiling(arm.settings) is not None and not study.kernel_path(arm).exists()
     if study.kind != "ensemble":
         if tiled:
-            yield _Lost("kernels", study.kernel_path(arm))
-        yield _Lost("measurement", result)
+            yield lost("assemble_kernels", "kernels", study.kernel_path(arm))
+        yield lost("measure_kernels", "measurement", result)
         return
     if arm.settings.has_mean and not study.theory_path(arm).exists():
         if tiled:
-            yield _Lost("kernels", study.kernel_path(arm))
-        yield _Lost("analytic solution", study.theory_path(arm))
+            yield lost("assemble_kernels", "kernels", study.kernel_path(arm))
+        yield lost("compute_theory", "analytic solution", study.theory_path(arm))
     if not closed:
         if arm.settings.resolves_learning_rate and not study.learning_rate_path(arm).exists():
-            yield _Lost("learning rate", study.learning_rate_path(arm))
+            yield lost("resolve_learning_rate", "learning rate", study.learning_rate_path(arm))
         if not study.probe_path(arm).exists():
-            yield _Lost("choice of the engine", study.probe_path(arm))
+            yield lost("probe_engine", "choice of the engine", study.probe_path(arm))
         for first, last in missing:
-            yield _Lost(f"members {first}–{last}", study.shard_path(arm, first, last))
+            yield lost("train_shard", f"members {first}–{last}", study.shard_path(arm, first, last))
     if not made:
-        yield _Lost("ensemble", result)
+        yield lost("aggregate_arm", "ensemble", result)
+
+
+def lost_of_all(study: Study) -> Iterator[Lost]:
+    """What is made of all arms together, and is not there or of another version."""
+    joined = (study.metrics_path, study.table_path("any").parent)
+    for path in final_products(study):
+        if not path.exists() or _is_other(path, study.metrics_hash):
+            rule, stem = ("join_metrics", "metrics") if path in joined else ("draw_figures", "figures")
+            yield Lost(rule, path.name, path, study.root / "logs" / f"{stem}.log")
 
 
 def _is_other(path: Path, expected: str) -> bool:
@@ -142,31 +161,46 @@ def _shards_words(study: Study, arm: Arm) -> str:
     return f": {missing} of {len(study.shards(arm))} shards" if missing else ""
 
 
-def _last_words(log: Path) -> str:
-    """The line of a log that says why its job failed, else the last one, or that there is none."""
+def _words(lost: Lost) -> str:
+    """The line of its log that says why a file is not there, else the last one, or that there is none."""
+    if lost.path.exists():
+        return OTHER
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
+        said = last_words(lost.log)
     except FileNotFoundError:
         return "was not started"
     except OSError as error:
-        return f"log {log}: cannot be read ({error.strerror})"
+        return f"log {lost.log}: cannot be read ({error.strerror})"
+    return f"log {lost.log}: {said.text or 'is empty: the job was ended from outside, or had not begun'}"
+
+
+class LastWords(NamedTuple):
+    """A line of a log, "" where it is empty, and whether it says why the job failed."""
+
+    text: str
+    is_error: bool
+
+
+def last_words(log: Path) -> LastWords:
+    """The line of a log that says why its job failed, else the last one; shortened. Raises OSError."""
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+        lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
     lines = [line.rstrip() for line in lines if line.strip()]
-    if not lines:
-        return f"log {log}: is empty: the job was ended from outside, or had not begun"
-    said = _reason(lines).strip()
-    return f"log {log}: {said if len(said) <= SHOWN else said[:SHOWN] + '…'}"
+    said, is_error = _reason(lines) if lines else ("", False)
+    said = said.strip()
+    return LastWords(said if len(said) <= SHOWN else said[:SHOWN] + "…", is_error)
 
 
-def _reason(lines: list[str]) -> str:
-    """Of the last error: the line ``error: …``, or that behind a traceback, which names the exception."""
+def _reason(lines: list[str]) -> tuple[str, bool]:
+    """Of the last error: the line ``error: …``, or that behind a traceback, which names the exception; else the last
+    line. And whether there is an error."""
     for i in reversed(range(len(lines))):
         if lines[i].startswith("error: "):
-            return lines[i]
+            return lines[i], True
         if lines[i].startswith('  File "'):
-            return next((line for line in lines[i + 1 :] if not line[0].isspace()), lines[-1])
-    return lines[-1]
+            return next((line for line in lines[i + 1 :] if not line[0].isspace()), lines[-1]), True
+    return lines[-1], False
 
 
 def _remedies(study: Study) -> list[str]:

@@ -37,7 +37,7 @@ from .work import (
     training_seconds,
 )
 
-__all__ = ["LOCAL", "Demand", "Demands", "Job", "jobs", "threads_of"]
+__all__ = ["LOCAL", "Demand", "Demands", "Job", "jobs", "known_probe", "member_seconds", "threads_of"]
 
 #: Rules whose jobs run where Snakemake does: they may download, and compute nodes often have no network.
 LOCAL = ("make_data",)
@@ -134,11 +134,7 @@ class Demands:
 
     def _training(self, arm: Arm) -> tuple[float, int, bool]:
         s, probe = arm.settings, known_probe(self.study, arm)
-        members = members_per_shard(s)
-        if probe is not None and probe.seconds is not None:
-            seconds = members * gradient_steps(s) * probe.seconds * (1 + recording_share(s))
-        else:
-            seconds = training_seconds(s) * members / s.ensemble.members
+        seconds = members_per_shard(s) * member_seconds(s, probe)
         gpu = self._may_use_gpu(arm) if probe is None else probe.device != "cpu"
         return seconds, training_job_memory(s, probe), gpu
 
@@ -158,6 +154,14 @@ class Demands:
             return False
         allowed, network = arm.settings.execution.engine, arm.settings.network.name
         return any(e.gpu and network in e.networks and allowed in ("auto", name) for name, e in ENGINES.items())
+
+
+def member_seconds(settings: Settings, probe: Probe | None) -> float:
+    """Seconds of a job to train and record one member: as measured by the probe, or else estimated; infinite as of
+    training_seconds."""
+    if probe is not None and probe.seconds is not None:
+        return gradient_steps(settings) * probe.seconds * (1 + recording_share(settings))
+    return training_seconds(settings) / settings.ensemble.members
 
 
 def threads_of(rule: str, arm: Arm | None) -> int:
@@ -265,9 +269,7 @@ def jobs(study: Study) -> list[Job]:
         one_per("compute_theory", "theory_key", solved, study.theory_path)
         one_per("probe_engine", "probe_key", study.arms, study.probe_path)
         for arm in study.arms:
-            shards = study.shards(arm)
-            missing = sum(not study.shard_path(arm, *shard).exists() for shard in shards)
-            found.append(Job("train_shard", arm, len(shards), missing))
+            found.append(Job("train_shard", arm, len(study.shards(arm)), len(study.missing_shards(arm))))
         one_per("aggregate_arm", "path", study.arms, study.ensemble_path)
     else:
         one_per("measure_kernels", "path", study.arms, study.measure_path)

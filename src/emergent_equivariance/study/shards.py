@@ -44,6 +44,11 @@ def _netcdf_header(path: Path) -> dict[str, Any]:
         return {}
 
 
+def shard_name(first: int, last: int) -> str:
+    """Name of the shard with the members first…last, both included."""
+    return f"members-{first:06d}-{last:06d}.zarr.zip"
+
+
 def plan_shards(members: int, shard_size: int, existing: Iterable[tuple[int, int]] = ()) -> list[tuple[int, int]]:
     """Cover members 0…M−1 with ranges (first, last), keeping those that exist.
 
