@@ -218,12 +218,13 @@ def write_chunks(
         _move(entries, archive)
 
 
-def read(path: Path, *, config_hash: str | None = None) -> xr.Dataset:
+def read(path: Path, *, config_hash: str | None = None, whole: bool = True) -> xr.Dataset:
     """Open a store lazily after verifying its checksum (and the config hash it must carry, if given).
 
+    Without ``whole`` only its structure is verified, and what is read of it as it is read (CRC-32).
     Raises StoreError naming the file if it is missing, torn, altered, or made by other settings.
     """
-    dataset = verified(path)
+    dataset = verified(path, whole=whole)
     found = dataset.attrs.get("config_hash")
     if config_hash is not None and found != config_hash:
         raise StoreError(
@@ -233,7 +234,7 @@ def read(path: Path, *, config_hash: str | None = None) -> xr.Dataset:
     return dataset
 
 
-def verified(path: Path, inspect: Inspect | None = None) -> xr.Dataset:
+def verified(path: Path, inspect: Inspect | None = None, *, whole: bool = True) -> xr.Dataset:
     """Open a store lazily after reading it once, checksum and format verified.
 
     The file stays open, and the same if another one takes its name, until the dataset is closed or dropped.
@@ -242,6 +243,7 @@ def verified(path: Path, inspect: Inspect | None = None) -> xr.Dataset:
       path: the file.
       inspect: shown the blocks of every numeric array that is not written chunk by chunk, in the order of their rows;
         a block is valid during the call only.
+      whole: verify the checksum, for which all of it is read.
 
     Raises StoreError naming the file if it is missing, torn or altered, or no store of this program.
     """
@@ -252,7 +254,7 @@ def verified(path: Path, inspect: Inspect | None = None) -> xr.Dataset:
             check(path)
             opened = _open(path)
             on_failure.callback(opened.close)
-            intact = opened.attrs.get("checksum") == checksum(opened, inspect)
+            intact = not whole or opened.attrs.get("checksum") == checksum(opened, inspect)
         except Damage as error:
             raise StoreError(f"{path}: is damaged and cannot be read ({_reason(error)}).", remedy=AGAIN) from None
         if not intact:
