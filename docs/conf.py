@@ -17,6 +17,7 @@ project = "emergent-equivariance"
 author = "the authors of emergent-equivariance"
 project_copyright = author
 version = release = version_of(project)
+smartquotes = False  # options are written --so
 html_title = "Emergent equivariance"
 
 root_doc = "docs/index"
