@@ -88,7 +88,7 @@ def _ratio_words(metrics: xr.Dataset, arm: Choice, split: str, step: Any) -> str
     slope = number(*read_at(metrics, "orbit_slope", arm, split, step))
     ratio = number(*read_at(metrics, "orbit_variance_ratio", arm, split, step))
     lines = [] if slope == "–" else [f"slope {slope}"]
-    return "\n".join([*lines, *([] if ratio == "–" else [f"measured/predicted\nvariance {ratio}"])])
+    return "\n".join([*lines, *([] if ratio == "–" else [f"measured/predicted variance {ratio}"])])
 
 
 def orbit_scaling_data(metrics: xr.Dataset) -> pd.DataFrame:
@@ -139,7 +139,7 @@ def orbit_scaling(metrics: xr.Dataset) -> Figure:
         drawn = [c for c in curves(table) if c.panel == panel and c.series in guided]
         _slope_guide(ax, drawn)
         ensemble_axes(ax, metrics)
-        say(ax, table.attrs["panel_notes"][panel])
+        say(ax, table.attrs["panel_notes"][panel].replace("predicted variance", "predicted\nvariance"))
     return _finish(figure, table, metrics)
 
 

@@ -14,6 +14,8 @@ panels: names of all panels in their order, those without data too.
 x_label, y_label: labels of the axes, with units.
 x_scale, y_scale: "linear", "log" or "symlog" (linear from 0 to the smallest positive x).
 error: what low…high means.
+gap: a series of several lines is broken where x falls, or rises by more than this (``pieces``).
+x_names: names at positions on the x axis, where it shows no number: position → name.
 looks: series → style.Look.
 
 A label or a scale is one text for all panels or a mapping from panel to text (``of_panel`` reads both).
@@ -22,6 +24,7 @@ A label or a scale is one text for all panels or a mapping from panel to text (`
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -33,13 +36,13 @@ from .words import number
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "ROLES", "Curve", "Rows", "alt_text", "curves", "of_panel"]
+__all__ = ["COLUMNS", "ROLES", "Curve", "Rows", "alt_text", "csv_text", "curves", "of_panel", "pieces"]
 
 COLUMNS = ("panel", "series", "role", "x", "y", "low", "high")
 
 #: member: single networks. ensemble: their mean, trained with augmentation. theory: computed, nothing fitted to the
-#: networks. control: their mean, trained without augmentation.
-ROLES = ("member", "ensemble", "theory", "control")
+#: networks. control: their mean, trained without augmentation. data: what all were trained on.
+ROLES = ("member", "ensemble", "theory", "control", "data")
 
 
 class Curve(NamedTuple):
@@ -96,6 +99,8 @@ class Rows:
         error: str = "± one standard error",
         notes: Sequence[str] = (),
         panel_notes: Mapping[str, str] | None = None,
+        gap: float = np.inf,
+        x_names: Mapping[float, str] | None = None,
     ) -> pd.DataFrame:
         """The table with its attributes."""
         import pandas as pd
@@ -112,6 +117,8 @@ class Rows:
             "x_scale": x_scale,
             "y_scale": y_scale,
             "error": error,
+            "gap": gap,
+            "x_names": dict(x_names or {}),
             "looks": dict(self._looks),
         }
         return table
@@ -120,14 +127,48 @@ class Rows:
 def curves(table: pd.DataFrame) -> Iterator[Curve]:
     """The series of a table, panel by panel in the order of its rows."""
     for (panel, series), rows in table.groupby(["panel", "series"], sort=False):
-        numbers = (rows[name].to_numpy() for name in COLUMNS[3:])
-        yield Curve(str(panel), str(series), rows["role"].iloc[0], *numbers, table.attrs["looks"][series])
+        x, y, low, high = (rows[name].to_numpy() for name in COLUMNS[3:])
+        yield Curve(str(panel), str(series), rows["role"].iloc[0], x, y, low, high, table.attrs["looks"][series])
+
+
+def pieces(curve: Curve, gap: float) -> Iterator[Curve]:
+    """The lines that a series consists of: broken where x falls, or rises by more than ``gap``."""
+    step = np.diff(curve.x)
+    ends = [0, *(np.flatnonzero((step < 0) | (step > gap)) + 1), len(curve.x)]
+    for first, stop in pairwise(ends):
+        there = slice(first, stop)
+        numbers = {name: getattr(curve, name)[there] for name in ("x", "y", "low", "high")}
+        yield curve._replace(**numbers)
 
 
 def of_panel(table: pd.DataFrame, attribute: str, panel: str) -> str:
     """A label or a scale of one panel."""
     value = table.attrs[attribute]
     return value[panel] if isinstance(value, Mapping) else value
+
+
+def csv_text(table: pd.DataFrame, source: str) -> str:
+    """A table as CSV, numbers to nine digits; above it lines that start with #: what it shows, axes, errors, notes, source.
+
+    ``pandas.read_csv(FILE, comment="#")`` and gnuplot skip these lines.
+    """
+    said = table.attrs
+    lines = [said["title"], f"x: {_of_all(said['x_label'])}", f"y: {_of_all(said['y_label'])}"]
+    if said["x_names"]:
+        lines.append("x names: " + ", ".join(f"{x:g} {name}" for x, name in said["x_names"].items()))
+    lines.append(f"low, high: {said['error']}")
+    lines += [*said["notes"], *(f"{panel}: {note}" for panel, note in said["panel_notes"].items() if note), source]
+    head = "".join(f"# {' '.join(line.split())}\n" for line in lines)
+    return head + table.to_csv(index=False, float_format="%.9g", lineterminator="\n")
+
+
+def _of_all(label: str | Mapping[str, str]) -> str:
+    """A label of all panels in one line."""
+    if isinstance(label, str):
+        return label
+    if len(set(label.values())) == 1:
+        return next(iter(label.values()))
+    return "; ".join(f"{panel}: {text}" for panel, text in label.items())
 
 
 def alt_text(table: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..fits import Series
-from .data import Curve, curves, of_panel
+from .data import Curve, curves, of_panel, pieces
 from .selection import Choice, Chosen, absent, all_diverged, full_ensemble
 from .style import NARROWEST, PANEL, TEXT_SIZE
 from .words import augmented, diverged_words, missing_words
@@ -73,11 +73,6 @@ def title(ax: Axes, *lines: str) -> None:
     ax.set_title("\n".join(part for line in whole for part in _wrapped(italic(line), _room(ax))))
 
 
-def _room(ax: Axes) -> int:
-    """How many letters fit into the width of a panel."""
-    return int(ax.get_position().width * ax.figure.get_figwidth() * 1.12 / 0.06)
-
-
 def _wrapped(text: str, room: int) -> list[str]:
     """Lines of at most ``room`` letters, broken between parts (" · ") where these fit."""
     parts = (part.replace(" ", "\u00a0") if len(part) <= room else part for part in text.split(" · "))
@@ -86,21 +81,31 @@ def _wrapped(text: str, room: int) -> list[str]:
 
 def label_axes(panels: Mapping[str, Axes], table: pd.DataFrame) -> None:
     """Labels of the axes: the vertical one in the first column, the horizontal one below the last panel that has it."""
+    places = {name: _place(ax) for name, ax in panels.items()}
     for name, ax in panels.items():
         x, y = (of_panel(table, axis, name) for axis in ("x_label", "y_label"))
-        place = ax.get_subplotspec()
-        below = (o for other, o in panels.items() if of_panel(table, "x_label", other) == x)
-        lowest = all(
-            o.get_subplotspec().rowspan.start <= place.rowspan.start
-            for o in below
-            if o.get_subplotspec().colspan == place.colspan
-        )
-        if lowest:
+        row, column = places[name]
+        rows = [r for other, (r, c) in places.items() if c == column and of_panel(table, "x_label", other) == x]
+        if row == max(rows):
             ax.set_xlabel("\n".join(_wrapped(italic(x), _room(ax))))
-        shared = any(o is not ax for o in ax.get_shared_y_axes().get_siblings(ax))
-        if place.is_first_col() or not shared:
-            room = int(1.25 * ax.get_position().height * ax.figure.get_figheight() / 0.062)
-            ax.set_ylabel("\n".join(_wrapped(italic(y), room)))
+        shared = any(other is not ax for other in ax.get_shared_y_axes().get_siblings(ax))
+        if column == 0 or not shared:
+            ax.set_ylabel("\n".join(_wrapped(italic(y), _room(ax, upright=True))))
+
+
+def _place(ax: Axes) -> tuple[int, int]:
+    """Row and column of a panel on the page."""
+    place = ax.get_subplotspec()
+    assert place is not None  # panels are made by grid
+    return place.rowspan.start, place.colspan.start
+
+
+def _room(ax: Axes, *, upright: bool = False) -> int:
+    """How many letters fit beside a panel, or below and above it."""
+    figure, box = ax.get_figure(root=True), ax.get_position()
+    assert figure is not None
+    width, height = figure.get_size_inches()
+    return int(1.2 * (box.height * height if upright else box.width * width) / 0.062)
 
 
 def italic(text: str) -> str:
@@ -167,7 +172,8 @@ def points(ax: Axes, series: Series, **options: Any) -> None:
 def draw(axes: Mapping[str, Axes], table: pd.DataFrame) -> None:
     """Draw every series of a table into the panel of its name, as its look says."""
     for curve in curves(table):
-        draw_curve(axes[curve.panel], curve)
+        for piece in pieces(curve, table.attrs["gap"]):
+            draw_curve(axes[curve.panel], piece)
 
 
 def draw_curve(ax: Axes, curve: Curve) -> None:

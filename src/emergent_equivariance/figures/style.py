@@ -115,6 +115,12 @@ def colour(augmentation: str) -> str:
     return COLOURS["subset" if augmentation.startswith("subset") else augmentation]
 
 
+def luminance(channels: np.ndarray) -> float:
+    """Relative luminance (0…1) of an sRGB colour, channels 0…1 (WCAG 2)."""
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
 def member_look(**changes: Any) -> Look:
     """How single members are drawn together: a grey band about their mean."""
     return Look(COLOURS["member"], width=0.8, band=True, order=2)._replace(**changes)
