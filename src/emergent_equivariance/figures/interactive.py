@@ -9,6 +9,7 @@ On a narrow page ``spec["columns"]`` may be lowered to 1: panels are then below 
 from __future__ import annotations
 
 import json
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,7 +108,7 @@ def _panel(table: pd.DataFrame, panel: str) -> alt.LayerChart | alt.FacetChart:
 
     drawn = [curve for curve in curves(table) if curve.panel == panel]
     said = table.attrs["panel_notes"].get(panel, "").splitlines()
-    title = alt.TitleParams(panel, subtitle=said, anchor="start", fontSize=12)
+    title = alt.TitleParams(wrap(panel, PANEL_SIZE[0] // 6), subtitle=said, anchor="start", fontSize=12)
     size = {"width": PANEL_SIZE[0], "height": PANEL_SIZE[1], "title": title}
     if not drawn:
         nothing = alt.Chart(alt.Data(values=[{}])).mark_text(text="nothing to draw: no finite value")
@@ -141,8 +142,8 @@ def _panel(table: pd.DataFrame, panel: str) -> alt.LayerChart | alt.FacetChart:
         layer("full", "point", 1, marked, filled=True, size=40),
         layer("series", "point", 0, {**y, "tooltip": tooltip}, filled=True, size=160),
     ]
-    if panel == table["panel"].iloc[0]:  # one choice for all panels
-        layers[-1] = layers[-1].add_params(alt.selection_point(name=CHOSEN, fields=["series"], bind="legend"))
+    if panel == table["panel"].iloc[0]:  # one choice for all panels; Vega asks the first layer about the legend
+        layers[0] = layers[0].add_params(alt.selection_point(name=CHOSEN, fields=["series"], bind="legend"))
     return alt.layer(*layers).properties(**size)
 
 
