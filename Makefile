@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 DEMO := ising digits cosine
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: env env-gpu demo test test-all test-slurm bench docs lint schema clean-env
+.PHONY: env env-gpu demo test test-all test-slurm bench docs lint lock clean-env
 .DEFAULT_GOAL := demo
 
 env: $(STAMP)
@@ -57,10 +57,16 @@ docs: $(STAMP)
 	@echo "documentation: docs/_build/html/index.html"
 
 lint: $(STAMP)
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+	$(BIN)/python -m tests.text_files
+
+# envs/requirements.lock from what is installed in .venv (envs/lock.py)
+lock:
+	$(BIN)/python envs/lock.py
 
 clean-env:
 	rm -rf $(VENV)
