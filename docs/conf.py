@@ -54,6 +54,7 @@ html_css_files = ["site.css"]
 html_additional_pages = {"index": "redirect.html"}
 templates_path = ["_templates"]
 html_copy_source = False
+html_show_search_summary = False  # they are fetched, which browsers refuse from files
 html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
