@@ -16,8 +16,8 @@ import numpy as np
 from xarray import DataArray, Dataset
 
 from . import metrics
+from .comparison import Reference, file_of
 from .errors import StoreError
-from .metrics import Reference, file_of
 from .settings import Settings
 from .tasks.base import TaskData
 

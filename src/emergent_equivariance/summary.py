@@ -118,7 +118,7 @@ def join(study: Study, ensembles: Sequence[Dataset]) -> Dataset:
     """
     if len(ensembles) != len(study.arms):
         raise ValueError(f"{len(study.arms)} arms but {len(ensembles)} ensembles")
-    parts = [_summarise(ensemble) for ensemble in ensembles]
+    parts = [summarise(ensemble) for ensemble in ensembles]
     indexes: dict[str, Any] = {
         "step": np.unique(np.concatenate([p["step"].values for p in parts])),
         "split": list(dict.fromkeys(str(s) for p in parts for s in p["split"].values)),
@@ -310,8 +310,12 @@ def _two_terms(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.where(result > 0, result, np.nan)
 
 
-def _summarise(ensemble: Dataset) -> Dataset:
-    """One arm of ``join``: over (step, split, member_count) and (step, split, member)."""
+def summarise(ensemble: Dataset) -> Dataset:
+    """One arm of ``join``, from the result of ``aggregate``.
+
+    METRIC(step, split, member_count) and METRIC_se, orbit_slope and orbit_variance_ratio (step, split) with their _se,
+    member_METRIC(step, split, member).
+    """
     sizes = ensemble["member_count"].values
     counts = np.unique(sizes)
     coords = {"step": ensemble["step"].values, "split": ensemble["split"].values.astype(str), "member_count": counts}
