@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .tasks.base import TaskData
 
 Say = Callable[[str], None]
-Progress = Callable[[int, int], None]
+Progress = Callable[[float, int], None]
 
 
 def probe(study: Study, arm: Arm, say: Say) -> None:

@@ -32,7 +32,8 @@ def train(problem, members, together=1, steps_per_call=5):
     trainer = get_engine("jax").trainer(problem, choice)
     progress = lambda done, total: seen.append((done, total))  # noqa: E731
     result = train_shard(problem, trainer, choice, list(members), progress=progress)
-    assert seen[-1] == (len(members), len(members))
+    assert seen[0] == (0, len(members)) and seen[-1] == (len(members), len(members))
+    assert seen == sorted(seen)
     return result
 
 

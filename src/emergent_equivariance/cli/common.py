@@ -1,7 +1,5 @@
-"""What all subcommands share: the program, its options, and how it talks.
+"""What all subcommands share: the program, its options, its exit codes, and how it talks.
 
-Exit codes: 0 done; 1 something the user can mend, said in one paragraph; 2 wrong usage of the command line; 75 stopped
-by a signal or before a time limit, and going on when it is run again (docs/reliability.md).
 Heavy libraries are imported by the subcommand that needs them.
 """
 
@@ -9,8 +7,6 @@ from __future__ import annotations
 
 import re
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +15,8 @@ from typer.core import TyperCommand
 
 from ..errors import INTERRUPTED, Interrupted, StudyError, UserError
 from ..settings import STUDY_FILES
-from ..study import Study
+from ..study import Study, load_study
+from .terminal import progress as progress
 
 #: What a message begins with that names a key of the study file, or an option, and not the file.
 _KEY = re.compile(rf"(--\w|({'|'.join({key for model, _ in STUDY_FILES.values() for key in model.model_fields})})\b)")
@@ -43,8 +40,34 @@ class _Program(typer.Typer):
         return super().command(name, **{"cls": _Subcommand, **settings})
 
 
+#: Exit code → what it means (docs/terminal.md).
+EXIT_CODES = {
+    0: "done; of `status`, `missing` and `verify`: the study is complete, nothing is missing, all is well",
+    1: "something that you can mend, said in one paragraph; of `status`, `missing` and `verify`: it is not so",
+    2: "wrong usage: an unknown subcommand or option, a value that an option does not take",
+    INTERRUPTED: "stopped by a signal or before a time limit; the same command goes on where it stopped",
+}
+
+_HELP = "Emergent equivariance of deep ensembles against the analytic NTK mean."
+_EPILOG = "Exit codes: " + ". ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
+
+
+def files(incomplete: str) -> list[str]:
+    """No words that complete a path: shells then complete names of files themselves."""
+    return []
+
+
+def _arms(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Folder names of the arms of the study file that was given."""
+    try:
+        return [arm.path for arm in load_study(ctx.params["study_file"]).arms if arm.path.startswith(incomplete)]
+    except (UserError, LookupError, TypeError):
+        return []
+
+
 app = _Program(
-    help="Emergent equivariance of deep ensembles against the analytic NTK mean.",
+    help=_HELP,
+    epilog=_EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
@@ -53,16 +76,24 @@ app = _Program(
 #: Panels of `emeq --help`, in their order.
 BEFORE, RESULTS, WANDB, WORKFLOW = "Before a run", "Results", "Weights & Biases", "Called by the workflow"
 
-StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
-ResultsOption = Annotated[Path, typer.Option("--results", help="Folder that holds results/STUDY.")]
-ArmOption = Annotated[str, typer.Option("--arm", help="Folder name of the arm, as printed by `emeq plan`.")]
+StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.", autocompletion=files)]
+ResultsOption = Annotated[
+    Path, typer.Option("--results", help="Folder in which the results of studies are.", autocompletion=files)
+]
+ArmOption = Annotated[
+    str, typer.Option("--arm", help="Folder name of the arm, as printed by `emeq plan`.", autocompletion=_arms)
+]
 KeyOption = Annotated[str, typer.Option("--key", help="Key of the store, as printed by `emeq plan --keys`.")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads instead of execution.kernel_threads.")
 ]
 ClusterOption = Annotated[
     Path | None,
-    typer.Option("--cluster", help="Cluster file; by default that of EMEQ_CLUSTER, or profiles/slurm/cluster.yaml."),
+    typer.Option(
+        "--cluster",
+        help="Cluster file; by default that of EMEQ_CLUSTER, or profiles/slurm/cluster.yaml.",
+        autocompletion=files,
+    ),
 ]
 
 
@@ -81,23 +112,6 @@ def main() -> None:
 def say(text: str) -> None:
     """Tell the user (or the log) how far the work is."""
     print(text, file=sys.stderr, flush=True)
-
-
-def progress(what: str, every: float = 10.0) -> Callable[[int, int], None]:
-    """A callback (done, total) that rewrites one line on a terminal, and writes at most a line per 10 s to a log."""
-    start = last = time.monotonic()
-    terminal = sys.stderr.isatty()
-
-    def report(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if terminal or done == total or now - last > every:
-            last = now
-            rate = done / max(now - start, 1e-9)
-            line = f"{what}: {done}/{total}, {rate:.3g} per second, {(total - done) / max(rate, 1e-9):.0f} s left"
-            print(line, end="\r" if terminal and done < total else "\n", file=sys.stderr, flush=True)
-
-    return report
 
 
 def check_kind(study: Study, command: str, *, ensemble: bool) -> None:

@@ -15,6 +15,7 @@ from ..inputs import rate_text, read_data, read_kernels, read_learning_rate, rea
 from ..products import tables
 from ..study import Arm, Study, ensemble_shards, load_study, missing_members
 from ..study.tiling import planned_tiling
+from ..study.work import gradient_steps
 from .common import (
     WORKFLOW,
     ArmOption,
@@ -159,7 +160,8 @@ def train(
 
     study = load_study(study_file, results)
     check_kind(study, "train", ensemble=True)
-    members.train(study, study.arm(arm), first, last, say, progress("members"), minutes)
+    chosen = study.arm(arm)
+    members.train(study, chosen, first, last, say, progress("members", gradient_steps(chosen.settings)), minutes)
 
 
 @app.command(rich_help_panel=WORKFLOW)

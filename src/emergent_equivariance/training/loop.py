@@ -58,7 +58,8 @@ def train_shard(
       trainer: of the engine in ``choice``.
       choice: how to train.
       members: member indices.
-      progress: called with (members finished, members in all).
+      progress: called with (members finished, members in all), those in training counted by their share of the
+        steps; first where training begins or goes on.
       pause: called between calls of the trainer; see Pause.
       resume: where to go on.
     """
@@ -69,7 +70,7 @@ def train_shard(
         chosen = list(members[first : first + together])
         padded = chosen + [chosen[-1]] * (together - len(chosen))
         state = trainer.restore(padded, at.state) if at.state else trainer.start(padded)
-        group = _Group(problem, trainer, choice, slice(first, first + len(chosen)), result)
+        group = _Group(problem, trainer, choice, slice(first, first + len(chosen)), result, progress)
         group.train(state, at.record, at.step, pause)
         at = Position(first + len(chosen), 0, 0, result)
         progress(at.finished, len(members))
@@ -87,22 +88,29 @@ class _Group:
     choice: Choice
     rows: slice
     result: ShardResult
+    progress: Progress
 
     def train(self, state: object, record: int, step: int, pause: Pause) -> None:
         ends = np.cumsum(self.problem.segments)
         stored = self.problem.stored_records
         alive = ~self._diverged(range(record))
+        self._report(step)
         for index in range(record, len(ends)):
             while step < ends[index]:
                 count = min(int(ends[index]) - step, self.choice.steps_per_call)
                 state = self.trainer.advance(state, step, count)
                 step += count
                 if step < ends[-1]:
+                    self._report(step)
                     pause(self._position(state, index, step))
             self._keep(self.trainer.record(state, index in stored), index, alive)
             alive &= ~self._diverged(range(index, index + 1))
             if not alive.any():
                 return
+
+    def _report(self, step: int) -> None:
+        share = step / max(1, sum(self.problem.segments))
+        self.progress(self.rows.start + share * (self.rows.stop - self.rows.start), len(self.result.loss))
 
     def _position(self, state: object, record: int, step: int) -> Callable[[], Position]:
         return lambda: Position(self.rows.start, record, step, self.result, self.trainer.save(state))

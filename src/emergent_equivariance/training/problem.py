@@ -28,7 +28,7 @@ STREAM_ORDER = 3
 #: A member whose training loss exceeds this multiple of its initial value counts as diverged.
 DIVERGENCE_FACTOR = 1000.0
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[float, int], None]
 
 
 @dataclass(frozen=True, eq=False)
