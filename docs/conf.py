@@ -3,7 +3,6 @@ that are no pages, are the same on the site and on a git host; only the pages na
 
 import importlib.util
 import re
-from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,14 @@ from sphinx.application import Sphinx
 from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.util.fileutil import copy_asset_file
 
+from emergent_equivariance import __version__
+
 ROOT = Path(__file__).parents[1]
 
 project = "emergent-equivariance"
 author = "the authors of emergent-equivariance"
 project_copyright = author
-version = release = version_of(project)
+version = release = __version__
 smartquotes = False  # options are written --so
 html_title = "Emergent equivariance"
 
@@ -35,7 +36,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
     "sphinx_copybutton",
-    "sphinx_design",
 ]
 
 # Markdown as git hosts read it
