@@ -273,13 +273,6 @@ def test_missing_module_and_width_that_is_not_wanted(make):
         check_factory(section(make(GOOD), width=3), SHAPE, OUTPUTS)
 
 
-def test_the_example_of_the_documentation(make, request):
-    page = (request.config.rootpath / "docs" / "custom_network.md").read_text(encoding="utf-8")
-    example = page.split("```python\n")[1].split("```")[0]
-    chosen = section(make(example).replace(":make", ":make_net"), width=32, options={"dropout": 0.1})
-    check_factory(chosen, (8, 8, 1), 10)
-
-
 def test_faults_of_the_factory_itself_keep_their_traceback(make):
     for text in (
         "def make(shape, outputs):\n    return 1 / 0\n",

@@ -74,7 +74,7 @@ class AnalyticNetwork(NetworkSection):
 
 
 class DenseNetwork(AnalyticNetwork):
-    """Fields common to networks of dense layers: hidden_layers of ``width`` units and a readout. Inputs are flattened."""
+    """Fields common to networks of dense layers: hidden_layers of ``width`` units, then a readout. Inputs are flat."""
 
     hidden_layers: int = Field(1, ge=1, description="Number of hidden layers.")
 
