@@ -88,4 +88,4 @@ def test_every_kind_of_study_of_kernels_has_its_measure():
     for kind in set(STUDY_FILES) - {"ensemble"}:
         module = get_measure(kind)
         assert module.__name__.endswith(kind.removeprefix("kernel_"))
-        assert all(callable(getattr(module, name)) for name in ("measure", "join", "tables", "summary_html"))
+        assert all(callable(getattr(module, name)) for name in ("measure", "join", "tables", "content"))

@@ -21,7 +21,7 @@ def check(simulation, account, members, shards, arms):
     joined = store.read_netcdf(simulation.root / "metrics.nc")
     assert joined.sizes["arm"] == arms
     assert int(joined["member_count"].max()) == members // arms
-    assert (simulation.root / "summary.html").is_file()
+    assert (simulation.root / "report.html").is_file()
     files = simulation.files()
     of_shards = [p for p in files if "members" in p.relative_to(simulation.root).parts[:2]]
     assert len(of_shards) <= 2 * shards

@@ -35,5 +35,5 @@ def test_a_shard_that_fails_for_good_leaves_the_others_and_is_named(cluster, lon
     ensemble = store.read(run.study.ensemble_path(arm))
     assert list(ensemble["missing"].values) == 4 * [False] + 4 * [True]
     assert ensemble.attrs["members"] == 4
-    assert (run.study.root / "summary.html").exists()
+    assert (run.study.root / "report.html").exists()
     tell("failed twice, named in the report with its last words; aggregate refused; closed with allow_missing: 4 of 8")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import yaml
+from report_pages import page
 
 from emergent_equivariance.errors import StudyError
 from emergent_equivariance.figures.kernel_convergence import kernel_convergence
@@ -223,19 +224,19 @@ def test_picture_draws_what_was_measured(published: Any) -> None:
 
 def test_a_bias_is_drawn_and_said_where_it_is_seen(published: Any) -> None:
     study, metrics = published
-    assert "No bias of finite width is seen" in convergence.summary_html(study, metrics)
+    assert "No bias of finite width is seen" in page(study, metrics)
     metrics["squared_bias"][:] = 0.04
     metrics["squared_bias_se"][:] = 0.004
     figure = kernel_convergence(metrics)
     drawn = {str(c.get_label()): c for c in figure.axes[1].containers}
     np.testing.assert_allclose(drawn["relu: bias"].lines[0].get_ydata(), 0.2)
-    said = convergence.summary_html(study, metrics)
+    said = page(study, metrics)
     assert "No bias" not in said and "A bias of finite width is seen: 0.200 at width 1" in said
 
 
 def test_words_hold_the_numbers_and_the_published_values(published: Any) -> None:
     study, metrics = published
-    said = convergence.summary_html(study, metrics)
+    said = page(study, metrics)
     one = metrics.sel(arm="activation~relu/width~4", kind="ntk")
     networks = 16 * (one["noise"].item() / 0.3) ** 2
     row = next(line for line in said.splitlines() if "a talk" in line)
@@ -253,7 +254,7 @@ def test_one_arm_alone_is_a_curve(measured: Any) -> None:
     metrics = convergence.join(study, stores[:1])
     assert list(metrics["curve"].values) == ["relu"] and np.isnan(metrics["member_error_exponent"]).all()
     assert kernel_convergence(metrics).axes[0].has_data()
-    assert "at width 1" in convergence.summary_html(study, metrics)
+    assert "at width 1" in page(study, metrics)
 
 
 # ---------------------------------------------------------------------------------------------- bad input

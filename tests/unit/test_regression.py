@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from report_pages import page
 
 from emergent_equivariance import store
 from emergent_equivariance.errors import DataError, StudyError
@@ -138,7 +139,7 @@ def test_a_regression_task_has_errors_only():
     assert "mse" in joined and not any("accuracy" in str(name) for name in joined.variables)
     assert (joined["mse"] > 0).all()
     assert len(learning_curves(joined).axes) == 1
-    assert "mean squared error is" in regression.summary_html(study, joined)
+    assert "mean squared error is" in page(study, joined)
     assert "repeat_mse" in regression.tables(study, joined)["repeats"]
 
 
@@ -243,7 +244,7 @@ def test_arms_with_other_sizes_or_data_are_joined_and_not_paired():
     tables = regression.tables(study, joined)
     assert len(tables["learning_curves"]) == 4 * 2 * 3 and "seed" in tables["learning_curves"]
     assert len(learning_curves(joined).axes) == 2
-    assert "seed 1" in regression.summary_html(study, joined)
+    assert "seed 1" in page(study, joined)
 
 
 def test_tables(study, metrics):
@@ -286,7 +287,7 @@ def test_published_values_stand_beside_ours_and_change_nothing(study, metrics, w
     assert other.arms[0].join_fields != study.arms[0].join_fields, "the metrics are joined again"
     xr.testing.assert_identical(joined["mse"], metrics["mse"])
     assert list(joined["published_value"].values) == [0.5, 0.9]
-    text = regression.summary_html(other, joined)
+    text = page(other, joined)
     assert "a talk" in text and "a paper" in text
     hollow = [line for line in learning_curves(joined).axes[0].lines if line.get_markerfacecolor() == "none"]
     assert [(list(line.get_xdata()), list(line.get_ydata())) for line in hollow] == [([20], [0.5]), ([80], [0.9])]
@@ -317,8 +318,8 @@ def test_the_picture_shows_the_metrics(study, metrics, tmp_path):
 
 
 def test_words(study, metrics):
-    text = regression.summary_html(study, metrics)
-    assert text == regression.summary_html(study, metrics)
+    text = page(study, metrics)
+    assert text == page(study, metrics)
     assert "With 40 training samples" in text and "against A: B " in text
     assert "No ridge" in text and "scikit-learn" in text and "Substitute" not in text
 
@@ -326,10 +327,10 @@ def test_words(study, metrics):
 def test_a_substitute_is_announced(study, curves):
     parts = [part.assign_attrs(data_provenance='{"substitute": "a part of the set"}') for part in curves[1]]
     joined = regression.join(study, parts)
-    assert "<b>Substitute data</b>: a part of the set" in regression.summary_html(study, joined)
+    assert "<strong>Substitute data</strong>: a part of the set" in page(study, joined)
     assert "substitute data: a part of the set" in learning_curves(joined).get_suptitle()
     parts[1].attrs["data_provenance"] = '{"source": "the whole set"}'
-    assert "<b>Substitute data</b>: a part of the set" in regression.summary_html(study, regression.join(study, parts))
+    assert "<strong>Substitute data</strong>: a part of the set" in page(study, regression.join(study, parts))
 
 
 # --------------------------------------------------------------------------------------- bad input

@@ -57,7 +57,7 @@ def test_a_shard_that_fails_for_good_is_named_and_the_study_closed_without_it(wo
     metrics = store.read_netcdf(workplace.root / "metrics.nc")
     assert metrics["missing"].sel(arm=[none.path, full.path]).values.tolist() == [0, 4]
     assert metrics["members"].sel(arm=[none.path, full.path]).values.tolist() == [12, 8]
-    assert "4 of 12 members are missing: augmentation~full" in (workplace.root / "summary.html").read_text()
+    assert "4 of 12 members are missing: augmentation~full" in (workplace.root / "report.html").read_text()
     assert "no ensembles of" not in study.log_path(study.ensemble_path(none)).read_text()
     assert "4 of 12 members are missing" in study.log_path(study.ensemble_path(full)).read_text()
     assert workplace.planned() == {}

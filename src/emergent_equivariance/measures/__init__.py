@@ -6,7 +6,7 @@ One module per kind, all with the same functions:
   where the study has one;
 - join(study, datasets) → Dataset: metrics.nc, from the stores of all arms in the order of the study;
 - tables(study, metrics) → {name: DataFrame}: tables/NAME.csv;
-- summary_html(study, metrics) → str: the key numbers in words.
+- content(study, metrics) → report.content.Report: what the report says.
 """
 
 from __future__ import annotations

@@ -26,14 +26,14 @@ from ..networks import build_network, initial_parameters
 from ..settings import AnalyticNetwork, Convergence, ConvergenceSettings
 from ..summary import arm_labels, swept_coordinates, with_labels
 from ..tasks.base import TaskData
-from .convergence_words import summary_html
+from .convergence_words import content
 from .kernel_errors import NAMES, kernel_errors
 from .published import with_published
 
 if TYPE_CHECKING:
     from ..study import Arm, Study
 
-__all__ = ["join", "measure", "summary_html", "tables"]
+__all__ = ["content", "join", "measure", "tables"]
 
 #: Philox stream of the bootstrap; see augmentation.stream.
 STREAM_BOOTSTRAP = 64

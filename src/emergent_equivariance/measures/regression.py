@@ -26,13 +26,13 @@ from ..settings import CriticalFraction, Regression, RegressionSettings
 from ..summary import arm_labels, swept_coordinates, with_labels
 from ..tasks.base import TaskData
 from .published import with_published
-from .regression_words import summary_html
+from .regression_words import content
 from .repeats import estimate, training_sets
 
 if TYPE_CHECKING:
     from ..study import Arm, Study
 
-__all__ = ["join", "measure", "summary_html", "tables"]
+__all__ = ["content", "join", "measure", "tables"]
 
 #: Metric → what it is the mean of.
 METRICS = {"accuracy": "correct", "mse": "squared_error"}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..figures.words import number, substitutes, times_words
-from ..pages import page, provenance
+from ..figures.words import number, times_words
+from ..report.content import Block, Cell, Points, Report, Section, Table, Text, cell
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,41 +27,80 @@ _NOTE = (
 )
 
 
-def summary_html(study: Study, metrics: xr.Dataset) -> str:
-    """The key numbers in words, as one self-contained HTML page. The same input gives the same text."""
+_THEORY = (
+    "The mean of an ensemble of infinitely many, infinitely wide networks is kernel regression with their neural "
+    "tangent kernel (NTK)."
+)
+
+
+def content(study: Study, metrics: xr.Dataset) -> Report:
+    """What the page of the study says."""
     metric = "accuracy" if "accuracy" in metrics else "mse"
-    time, said = metrics["time"].values.max(), metrics.attrs
-    parts = [
-        f"<h1>{html.escape(study.name)}: learning curves {times_words(time)}</h1>",
-        *(f"<p><b>Substitute data</b>: {html.escape(text)}.</p>" for text in substitutes(said["data_provenance"])),
-        *_claims(metrics, metric, time),
-        *(_table(metrics, name, t) for name in WORDS if name in metrics for t in metrics["time"].values[::-1]),
-        f"<p class='note'>{_NOTE}</p>",
-        *_published(metrics),
-        *_conditioning(metrics),
-        *provenance((name, said.get(name)) for name in ("data_provenance", "versions", "git_commit")),
-    ]
-    return page(f"{study.name}: learning curves", parts)
+    time = metrics["time"].values.max()
+    tables = [_table(metrics, name, t) for name in WORDS if name in metrics for t in metrics["time"].values[::-1]]
+    return Report(
+        title=f"learning curves {times_words(time)}",
+        claim=_claim(metrics, metric, time),
+        remarks=[],
+        key_figure="learning_curves",
+        sections=[
+            Section(
+                "theory",
+                "Theory",
+                [
+                    Text(_THEORY),
+                    *_conditioning(metrics),
+                ],
+            ),
+            Section("ensembles", "Ensembles", [*_by_size(metrics, metric, time), *tables, Text(_NOTE, note=True)]),
+            Section("controls", "Controls", _controls(metrics)),
+            Section("failures", "Failures", [_failures(study, metrics)]),
+        ],
+    )
 
 
-def _claims(metrics: xr.Dataset, metric: str, time: float) -> list[str]:
+def _labels(metrics: xr.Dataset) -> dict[str, str]:
+    """Arm → its name in words."""
+    return dict(zip(metrics["arm"].values.astype(str), metrics["arm_label"].values.astype(str), strict=True))
+
+
+def _claim(metrics: xr.Dataset, metric: str, time: float) -> str:
+    """The result in one sentence: the best kernel at the greatest number of training samples, against the first."""
+    words, more = WORDS[metric]
+    label, at = _labels(metrics), {"size": metrics["size"].values.max(), "time": time}
+    first = next(iter(label))
+    values = {arm: float(metrics[metric].sel(arm=arm, **at)) for arm in label}
+    known = {arm: value for arm, value in values.items() if np.isfinite(value)}
+    if not known:
+        return f"With {at['size']} training samples no kernel was measured."
+    best = (max if more else min)(known, key=lambda arm: known[arm])
+    start = (
+        f"With {at['size']} training samples the {words} of {label[best]} is **{_of(metrics, metric, arm=best, **at)}**"
+    )
+    if len(known) == 1:
+        return f"{start}."
+    rival = first if first != best else next(arm for arm in known if arm != best)
+    against = _against(metrics, metric, more, best, rival, at)
+    compared = f": {against} than that of {label[rival]}" if against.startswith(("better", "worse")) else ""
+    other = f"{label[rival]} has {_of(metrics, metric, arm=rival, **at)}"
+    return f"{start}{compared or f', {against}' if against else ''}; {other}, and {len(known)} kernels were compared."
+
+
+def _by_size(metrics: xr.Dataset, metric: str, time: float) -> list[Block]:
     """Every kernel against the first one of the study, at the least and the greatest number of training samples."""
     words, more = WORDS[metric]
-    first, *others = (str(arm) for arm in metrics["arm"].values)
-    label = {
-        str(a): html.escape(str(name))
-        for a, name in zip(metrics["arm"].values, metrics["arm_label"].values, strict=True)
-    }
+    label = _labels(metrics)
+    first, *others = label
     lines = []
     for size in dict.fromkeys([metrics["size"].values.max(), metrics["size"].values.min()]):
         at = {"size": size, "time": time}
         said = [f"{label[arm]} {_of(metrics, metric, arm=arm, **at)}" for arm in (first, *others)]
-        line = f"<b>With {size} training samples</b> the {words} is: {', '.join(said)}."
+        line = f"**With {size} training samples** the {words} is: {', '.join(said)}."
         pairs = [f"{label[arm]} {text}" for arm in others if (text := _against(metrics, metric, more, arm, first, at))]
         lines.append(
             line + (f" On the same training sets, against {label[first]}: {'; '.join(pairs)}." if pairs else "")
         )
-    return ["<ul>\n" + "\n".join(f"<li>{line}</li>" for line in lines) + "\n</ul>"]
+    return [Points(lines)]
 
 
 def _against(metrics: xr.Dataset, metric: str, more: bool, arm: str, first: str, at: dict[str, Any]) -> str:
@@ -78,66 +115,70 @@ def _against(metrics: xr.Dataset, metric: str, more: bool, arm: str, first: str,
     return f"{'better' if (value > 0) == more else 'worse'} by {number(abs(value), error)}"
 
 
-def _of(metrics: xr.Dataset, name: str, compact: bool = False, **at: Any) -> str:
-    return number(float(metrics[name].sel(at)), float(metrics[f"{name}_se"].sel(at)), compact=compact)
+def _of(metrics: xr.Dataset, name: str, **at: Any) -> str:
+    return number(float(metrics[name].sel(at)), float(metrics[f"{name}_se"].sel(at)))
 
 
-def _rows(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """An HTML table; the first column is text."""
-    lines = ["<tr>" + "".join(f"<th{' class=text' * (i == 0)}>{h}</th>" for i, h in enumerate(heads)) + "</tr>"]
-    for row in rows:
-        lines.append("<tr>" + "".join(f"<td{' class=text' * (i == 0)}>{c}</td>" for i, c in enumerate(row)) + "</tr>")
-    return "<div class='scroll'><table>\n" + "\n".join(lines) + "\n</table></div>"
-
-
-def _table(metrics: xr.Dataset, name: str, time: float) -> str:
+def _table(metrics: xr.Dataset, name: str, time: float) -> Table:
     """One row per kernel, one column per number of training samples."""
+    import pandas as pd
+
     sizes = metrics["size"].values
-    rows = [
-        [html.escape(str(label)), *(_of(metrics, name, compact=True, arm=arm, size=n, time=time) for n in sizes)]
-        for arm, label in zip(metrics["arm"].values, metrics["arm_label"].values, strict=True)
-    ]
-    title = f"<h2>{WORDS[name][0].capitalize()} {times_words(time)}</h2>"
-    return f"{title}\n{_rows(['training samples', *map(str, sizes)], rows)}"
+    rows: list[list[Cell | str | int]] = []
+    data = []
+    for arm, label in _labels(metrics).items():
+        found = [[float(metrics[f"{name}{s}"].sel(arm=arm, size=n, time=time)) for s in ("", "_se")] for n in sizes]
+        rows.append([label, *(cell(*pair) for pair in found)])
+        data += [[label, int(n), *pair] for n, pair in zip(sizes, found, strict=True)]
+    title = f"{WORDS[name][0].capitalize()} {times_words(time)}, by number of training samples"
+    table = pd.DataFrame(data, columns=["kernel", "training_samples", name, f"{name}_se"])
+    return Table(f"{name}_{time:g}", title, ["kernel", *(f"n = {n}" for n in sizes)], rows, table)
 
 
-def _published(metrics: xr.Dataset) -> list[str]:
+def _controls(metrics: xr.Dataset) -> list[Block]:
     """Published values beside those of the arm of that name at that size, at the last time."""
+    import pandas as pd
+
     if "published_value" not in metrics:
-        return []
+        return [Text("The study quotes no published values to compare with.")]
     labels = metrics["arm_label"].values.astype(str)
-    rows = []
+    rows: list[list[Cell | str | int]] = []
     for p in range(metrics.sizes["published"]):
         one = metrics.isel(published=p)
         metric, label, size = (one[f"published_{key}"].item() for key in ("metric", "label", "size"))
-        ours = "–"
+        ours = cell(np.nan)
         if metric in metrics and label in labels and size in metrics["size"].values:
-            arm = metrics["arm"].values[list(labels).index(label)]
-            ours = _of(metrics, metric, arm=arm, size=size, time=metrics["time"].values.max())
-        texts = (
-            label,
-            WORDS[metric][0],
-            size,
-            f"{one['published_value'].item():g}",
-            ours,
-            one["published_source"].item(),
-        )
-        rows.append([html.escape(str(text)) for text in texts])
+            at = {"arm": metrics["arm"].values[list(labels).index(label)], "size": size}
+            at["time"] = metrics["time"].values.max()
+            ours = Cell(_of(metrics, metric, **at), float(metrics[metric].sel(at)))
+        value, source = one["published_value"].item(), str(one["published_source"].item())
+        rows.append([str(label), WORDS[metric][0], int(size), Cell(f"{value:g}", value), ours, source])
     heads = ["kernel", "value of", "training samples", "published", "here", "source"]
-    return [f"<h2>Beside published values</h2>\n{_rows(heads, rows)}"]
+    data = pd.DataFrame([[c.text if isinstance(c, Cell) else c for c in row] for row in rows], columns=heads)
+    return [Table("published", "Beside published values", heads, rows, data)]
 
 
-def _conditioning(metrics: xr.Dataset) -> list[str]:
+def _conditioning(metrics: xr.Dataset) -> list[Block]:
     """Modes kept and lost, per kernel at the greatest number of training samples it has."""
-    rows = []
-    for arm, label in zip(metrics["arm"].values, metrics["arm_label"].values, strict=True):
+    import pandas as pd
+
+    rows: list[list[Cell | str | int]] = []
+    for arm, label in _labels(metrics).items():
         one = metrics.sel(arm=arm)
         size = one["size"].values[np.isfinite(one["rank"].values).any(axis=1)].max()
         at = one.sel(size=size)
-        ratio = float(at["largest_eigenvalue"].max() / at["smallest_kept_eigenvalue"].min())
-        counts = (size, int(at["rank"].min()), int(at["negative_eigenvalues"].max()))
-        texts = (str(label), *counts, f"{at['smallest_kept_eigenvalue'].min().item():.3g}", f"{ratio:.3g}")
-        rows.append([html.escape(str(text)) for text in texts])
+        kept = at["smallest_kept_eigenvalue"].min().item()
+        ratio = float(at["largest_eigenvalue"].max() / kept)
+        counts = (int(size), int(at["rank"].min()), int(at["negative_eigenvalues"].max()))
+        rows.append([label, *counts, Cell(f"{kept:.3g}", kept), Cell(f"{ratio:.3g}", ratio)])
     heads = ["kernel", "training samples", "least rank", "most negative eigenvalues", "smallest kept eigenvalue"]
+    heads.append("largest over smallest")
+    data = pd.DataFrame([[c.value if isinstance(c, Cell) else c for c in row] for row in rows], columns=heads)
     text = "No ridge is added. At t = ∞ only the modes above round-off are fitted; the rank is their number."
-    return [f"<h2>Conditioning</h2>\n<p>{text}</p>\n{_rows([*heads, 'largest over smallest'], rows)}"]
+    return [Text(text), Table("conditioning", "Conditioning", heads, rows, data)]
+
+
+def _failures(study: Study, metrics: xr.Dataset) -> Text:
+    there = set(metrics["arm"].values.astype(str))
+    lacking = [arm.path for arm in study.arms if arm.path not in there]
+    return Text(f"Nothing is trained, so nothing can diverge. Arms not computed yet: {', '.join(lacking) or 'none'}.")

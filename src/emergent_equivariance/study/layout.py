@@ -69,9 +69,9 @@ class Study:
         return self.place("metrics.nc")
 
     @property
-    def summary_path(self) -> Path:
-        """The key numbers in words."""
-        return self.place("summary.html")
+    def report_path(self) -> Path:
+        """The report page."""
+        return self.place("report.html")
 
     @property
     def figures_folder(self) -> Path:
@@ -94,7 +94,7 @@ class Study:
                 return arm
         raise StudyError(
             f"{self.file}: there is no arm {path!r}.",
-            remedy=f"The arms are: {', '.join(a.path for a in self.arms)}.",
+            remedy=f"Use one of {', '.join(a.path for a in self.arms)}.",
         )
 
     def arm_with(self, attribute: str, key: str) -> Arm:
@@ -108,7 +108,7 @@ class Study:
             if getattr(arm, attribute) == key:
                 return arm
         known = sorted({getattr(arm, attribute) for arm in self.arms})
-        raise StudyError(f"{self.file}: no arm has the key {key}.", remedy=f"Its keys are: {', '.join(known)}.")
+        raise StudyError(f"{self.file}: no arm has the key {key}.", remedy=f"Use one of {', '.join(known)}.")
 
     def arm_with_tiles(self, key: str) -> Arm:
         """The arm whose settings say how the kernels with this key are cut: the first whose kernels are.
