@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.util.fileutil import copy_asset_file
@@ -106,7 +107,15 @@ def skip_constants(app: Sphinx, what: str, name: str, obj: Any, skip: bool, opti
     return True if what == "module" and not callable(obj) else None
 
 
+def read_fields(app: Sphinx, doctree: nodes.document) -> None:
+    """Between a parameter and its meaning stands a colon."""
+    for text in list(doctree.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(": "))
+
+
 def setup(app: Sphinx) -> None:
     app.connect("builder-inited", copy_mathjax)
     app.connect("autodoc-process-docstring", read_docstring)
     app.connect("autodoc-skip-member", skip_constants)
+    app.connect("doctree-read", read_fields)
