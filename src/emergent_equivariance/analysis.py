@@ -19,7 +19,7 @@ from .errors import DataError
 from .groups import Action, get_group, invariant_action
 from .summary import summarise
 
-__all__ = ["ensemble_metrics"]
+__all__ = ["ensemble_metrics", "expected_metrics"]
 
 _PREDICTION = ("step", "sample", "element", "output")
 _COVARIANCE = ("step", "sample", "element", "element_")
@@ -85,6 +85,38 @@ def ensemble_metrics(
             together[f"member_{name}"] = single[name].drop_vars(["member_count", "first", "stop"])
     found = summarise(together.assign_coords(member=members["member"]))
     return found if timed else found.isel(step=0, drop=True)
+
+
+def expected_metrics(
+    mean: DataArray,
+    covariance: DataArray,
+    member_counts: Sequence[int],
+    *,
+    readout: np.ndarray | None = None,
+    action: Action | None = None,
+) -> Dataset:
+    """What is expected of the means of m members from μ_t and Σ_t, without any members.
+
+    Args:
+      mean: (sample, element, output), and ``step`` if there is one: μ_t(gx), the identity the first element.
+      covariance: (sample, element, element_), and step: Σ_t(gx, hx) per output.
+      member_counts: sizes m, at least 1.
+      readout, action: as for ``ensemble_metrics``.
+
+    Returns:
+      predicted_orbit_variance and predicted_orbit_mse (member_count), and step, means over all samples; with _se, the
+      jackknife over samples. The formulas are those of ``metrics``.
+
+    Raises DataError where dimensions or sizes do not fit.
+    """
+    one = _ordered("mean", mean, _PREDICTION).expand_dims("member")
+    reference = _reference(one, None, None, None, readout, action, mean, covariance)
+    sizes = np.asarray(member_counts)
+    if sizes.ndim != 1 or not (sizes >= 1).all():
+        raise DataError(f"member_counts: {sizes.tolist()}.", remedy="Give a list of sizes, at least 1.")
+    found = metrics.predict(reference, DataArray(sizes, dims="ensemble_size"))
+    found = found.rename(ensemble_size="member_count").isel(split=0, drop=True)
+    return found if "step" in mean.dims else found.isel(step=0, drop=True)
 
 
 def _means(array: DataArray, size: int) -> DataArray:

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 from xarray import DataArray
 
-from emergent_equivariance.analysis import ensemble_metrics
+from emergent_equivariance.analysis import ensemble_metrics, expected_metrics
 from emergent_equivariance.ensemble import aggregate
 from emergent_equivariance.errors import DataError
 from emergent_equivariance.groups import get_group, grid_action
@@ -83,6 +83,23 @@ def test_invariance_emerges_as_one_over_the_root_of_the_number_of_members_and_as
     assert (abs(difference) < 5 * enough["orbit_variance_se"]).all()
     expected = found["predicted_orbit_variance"].sel(member_count=1)
     np.testing.assert_allclose(found["predicted_orbit_variance"], expected / size, rtol=1e-12)
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_what_is_expected_needs_no_members(timed):
+    prediction, mean, covariance = noise(8)
+    if timed:
+        prediction, mean, covariance = (
+            array.expand_dims(step=[0, 5]) * DataArray([1.0, 2.0], dims="step")
+            for array in (prediction, mean, covariance)
+        )
+    expected = expected_metrics(mean, covariance, [1, 2, 4, 8])
+    found = ensemble_metrics(prediction, mean=mean, covariance=covariance).sel(split="test", drop=True)
+    for name, value in expected.data_vars.items():
+        np.testing.assert_allclose(value.transpose(*found[name].dims).values, found[name].values, rtol=1e-12)
+    assert ("step" in expected.dims) == timed
+    with pytest.raises(DataError, match=r"member_counts: \[0\]. Give"):
+        expected_metrics(mean, covariance, [0])
 
 
 def test_labels_give_the_metrics_of_classification():
