@@ -23,7 +23,6 @@ from .panels import (
     missing,
     one_point,
     plain_log_axis,
-    say,
     time_axis,
     time_label,
     time_scale,
@@ -85,10 +84,12 @@ def _notes(metrics: xr.Dataset, chosen: Chosen) -> list[str]:
 
 
 def _ratio_words(metrics: xr.Dataset, arm: Choice, split: str, step: Any) -> str:
-    slope = number(*read_at(metrics, "orbit_slope", arm, split, step))
-    ratio = number(*read_at(metrics, "orbit_variance_ratio", arm, split, step))
+    slope, ratio = (
+        number(*read_at(metrics, name, arm, split, step), compact=True)
+        for name in ("orbit_slope", "orbit_variance_ratio")
+    )
     lines = [] if slope == "–" else [f"slope {slope}"]
-    return "\n".join([*lines, *([] if ratio == "–" else [f"measured/predicted variance {ratio}"])])
+    return "\n".join([*lines, *([] if ratio == "–" else [f"variance {ratio} × predicted"])])
 
 
 def orbit_scaling_data(metrics: xr.Dataset) -> pd.DataFrame:
@@ -139,7 +140,7 @@ def orbit_scaling(metrics: xr.Dataset) -> Figure:
         drawn = [c for c in curves(table) if c.panel == panel and c.series in guided]
         _slope_guide(ax, drawn)
         ensemble_axes(ax, metrics)
-        say(ax, table.attrs["panel_notes"][panel].replace("predicted variance", "predicted\nvariance"))
+        title(ax, panel, table.attrs["panel_notes"][panel])
     return _finish(figure, table, metrics)
 
 
@@ -170,7 +171,7 @@ def orbit_in_time_data(metrics: xr.Dataset) -> pd.DataFrame:
                 theory = read_series(
                     metrics, "predicted_orbit_variance", arm, split, "step", root=True, member_count=count
                 )
-                name = f"predicted (no fit), {'one member' if count == 1 else mean_of(count)}, {kind}"
+                name = f"predicted (no fit), {mean_of(count).removeprefix('mean of ')}, {kind}"
                 look = theory_look(arm.augmentation, width=1.1 if count == size else 0.8)
                 rows.add(panel, name, "theory", look, theory.x, theory.y)
             series = read_series(metrics, "orbit_variance", arm, split, "step", root=True)
@@ -330,10 +331,10 @@ def distance_to_ntk(metrics: xr.Dataset) -> Figure:
         else:
             _width_axes(ax, [arm.width for arm in widths])
     label_axes(panels, table)
+    turned = axes[0, 0].get_gridspec().ncols < splits  # of one split, the panels are then side by side
     for k, (panel, ax) in enumerate(panels.items()):
         name = list(_panels(metrics).values())[k % splits]
-        if k < splits or ax.get_subplotspec().is_first_row():  # below each other, or side by side in a column
-            title(ax, name if k < splits else "", table.attrs["panel_notes"].get(panel, ""))
+        title(ax, name if turned or k < splits else "", table.attrs["panel_notes"].get(panel, ""))
     return _finish(figure, table, metrics)
 
 
@@ -403,7 +404,7 @@ def same_predictions(metrics: xr.Dataset) -> Figure:
     for panel, ax in panels.items():
         if "group_order" in metrics.coords:
             order = int(metrics["group_order"].sel(arm=choose(metrics_choices(metrics)).main.key))
-            ax.set_ylim(1 - 0.04 * order, order * 1.04)
+            ax.set_ylim(1 - 0.04 * order, order * 1.08)
         time_axis(ax, metrics)
         title(ax, panel, table.attrs["panel_notes"][panel])
     return _finish(figure, table, metrics)

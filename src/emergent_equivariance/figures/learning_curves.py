@@ -95,19 +95,10 @@ def learning_curves(metrics: xr.Dataset) -> Figure:
     for name, ax in panels.items():
         sizes = sorted({*metrics["size"].values, *table.loc[table["panel"] == name, "x"]})
         ax.set(xscale="log", xlim=(min(sizes) / 1.2, max(sizes) * 1.2))
-        plain_log_axis(ax.xaxis, _ticks(sizes))
+        plain_log_axis(ax.xaxis, sizes)
     return finish(figure, table.attrs["title"], table.attrs["notes"])
 
 
 def _sources(metrics: xr.Dataset) -> list[str]:
     """Where the published values come from."""
     return list(dict.fromkeys(metrics["published_source"].values.astype(str))) if "published_value" in metrics else []
-
-
-def _ticks(sizes: list[int]) -> list[int]:
-    """The sizes, without those too close to the one before."""
-    ticks: list[int] = []
-    for size in sorted(set(map(int, sizes))):
-        if not ticks or size / ticks[-1] > 1.3:
-            ticks.append(size)
-    return ticks

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: What a panel without data says, unless it has something to say itself.
 NOTHING = "nothing to draw: no finite value"
 
+#: Width of a letter of a title or a label, in inches.
+LETTER = 0.053
+
 # --------------------------------------------------------------------------------------------- panels
 
 
@@ -70,13 +73,14 @@ def titled_panels(table: pd.DataFrame) -> tuple[Figure, dict[str, Axes]]:
 def title(ax: Axes, *lines: str) -> None:
     """Title of a panel, broken where it is wider than the panel."""
     whole = "\n".join(line for line in lines if line).splitlines()
-    ax.set_title("\n".join(part for line in whole for part in _wrapped(italic(line), _room(ax))))
+    ax.set_title("\n".join(part for line in whole for part in _wrapped(line, _room(ax))))
 
 
 def _wrapped(text: str, room: int) -> list[str]:
-    """Lines of at most ``room`` letters, broken between parts (" · ") where these fit."""
+    """Lines of at most ``room`` letters, broken between parts (" · ") where these fit; quantities in italics."""
     parts = (part.replace(" ", "\u00a0") if len(part) <= room else part for part in text.split(" · "))
-    return [line.replace("\u00a0", " ") for line in wrap(" · ".join(parts), max(room, 12))]
+    lines = wrap(" · ".join(parts), max(room, 12))
+    return [italic(line.replace("\u00a0", " ").removesuffix(" ·")) for line in lines]
 
 
 def label_axes(panels: Mapping[str, Axes], table: pd.DataFrame) -> None:
@@ -87,10 +91,10 @@ def label_axes(panels: Mapping[str, Axes], table: pd.DataFrame) -> None:
         row, column = places[name]
         rows = [r for other, (r, c) in places.items() if c == column and of_panel(table, "x_label", other) == x]
         if row == max(rows):
-            ax.set_xlabel("\n".join(_wrapped(italic(x), _room(ax))))
+            ax.set_xlabel("\n".join(_wrapped(x, _room(ax))))
         shared = any(other is not ax for other in ax.get_shared_y_axes().get_siblings(ax))
         if column == 0 or not shared:
-            ax.set_ylabel("\n".join(_wrapped(italic(y), _room(ax, upright=True))))
+            ax.set_ylabel("\n".join(_wrapped(y, _room(ax, upright=True))))
 
 
 def _place(ax: Axes) -> tuple[int, int]:
@@ -105,7 +109,7 @@ def _room(ax: Axes, *, upright: bool = False) -> int:
     figure, box = ax.get_figure(root=True), ax.get_position()
     assert figure is not None
     width, height = figure.get_size_inches()
-    return int(1.2 * (box.height * height if upright else box.width * width) / 0.062)
+    return int(1.25 * (box.height * height if upright else box.width * width) / LETTER)
 
 
 def italic(text: str) -> str:
@@ -121,7 +125,7 @@ def finish(figure: Figure, title: str, notes: Iterable[str] = (), *, legend: boo
       nothing: what panels without data say instead of NOTHING.
     """
     width = figure.get_figwidth()
-    lines = [part for note in dict.fromkeys([title, *notes]) if note for part in _wrapped(note, int(width / 0.07))]
+    lines = [part for note in dict.fromkeys([title, *notes]) if note for part in _wrapped(note, int(width / LETTER))]
     figure.suptitle("\n".join(lines))
     for ax in figure.axes:
         if not ax.has_data() and not any(text.get_text().startswith("nothing to draw") for text in ax.texts):
@@ -131,7 +135,7 @@ def finish(figure: Figure, title: str, notes: Iterable[str] = (), *, legend: boo
     entries = legend_entries(figure.axes)
     rows = 0.0
     if entries and legend:
-        entry = 0.058 * max(len(re.sub(r"\\[a-zA-Z]+", "x", label)) for label in entries) + 0.5
+        entry = 0.052 * max(len(re.sub(r"\\[a-zA-Z]+", "x", label)) for label in entries) + 0.45
         columns = int(np.clip(width / entry, 1, len(entries)))
         rows = np.ceil(len(entries) / columns)
         columns = int(np.ceil(len(entries) / rows))
@@ -200,12 +204,11 @@ def draw_curve(ax: Axes, curve: Curve) -> None:
 
 
 def ensemble_axes(ax: Axes, metrics: xr.Dataset) -> None:
-    """Logarithmic axes over the ensemble size; a short range is labelled with its sizes."""
+    """Logarithmic axes over the ensemble size, labelled with the sizes there are."""
     ax.set(xscale="log", yscale="log")
     counts = metrics["member_count"].values
-    if counts.max() <= 16:
-        ax.set_xlim(counts.min() / 1.3, counts.max() * 1.3)
-        plain_log_axis(ax.xaxis, counts)
+    ax.set_xlim(counts.min() / 1.3, counts.max() * 1.3)
+    plain_log_axis(ax.xaxis, counts)
 
 
 def time_label(metrics: xr.Dataset) -> str:
@@ -243,15 +246,28 @@ def _thinned(steps: np.ndarray) -> list[str]:
 
 
 def plain_log_axis(axis: Any, at: Sequence[float] | np.ndarray | None = None) -> None:
-    """Logarithmic axis labelled with plain numbers: ``at`` these values, else a few round ones in view."""
+    """Logarithmic axis labelled with plain numbers: a few round ones in view, or those of ``at`` that have room.
+
+    The others of ``at`` are small ticks.
+    """
     from matplotlib.ticker import LogLocator, MaxNLocator
 
     low, high = sorted(axis.get_view_interval())
+    others: list[float] = []
     if at is None:
         locator = MaxNLocator(6, steps=[1, 2, 5, 10]) if high / low < 2.5 else LogLocator(subs=(1, 1.5, 2, 3, 5, 7))
         at = [v for v in locator.tick_values(low, high) if low <= v <= high]
+    else:
+        ax = axis.axes
+        length = ax.get_position().width * ax.get_figure(root=True).get_figwidth()
+        values = sorted({float(v) for v in at})
+        at = []
+        for value in [values[0], values[-1], *values[1:-1]]:
+            apart = min((abs(np.log(value / other)) for other in at), default=np.inf) * length / np.log(high / low)
+            (at if apart > 0.05 * len(f"{value:g}") + 0.05 else others).append(value)
     axis.set_ticks(at, [f"{v:g}" for v in np.round(at, 12)])
-    axis.set_ticks([], minor=True)
+    axis.set_ticks(others, minor=True)
+    axis.set_ticklabels([], minor=True)
 
 
 def _quiet_log_axis(axis: Any) -> None:
