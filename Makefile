@@ -29,12 +29,13 @@ env-gpu:
 	$(VENV)-gpu/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/requirements-nodeps.lock
 	$(VENV)-gpu/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 
+# In a terminal `emeq run` shows how far a study is; elsewhere it is Snakemake, and nothing else.
 demo: $(STAMP)
 	@for study in $(DEMO); do \
-	  $(SNAKEMAKE) --configfile config/$$study.yaml && \
-	  $(SNAKEMAKE) --configfile config/$$study.yaml --report results/$$study/snakemake-report.html || exit 1; \
+	  $(BIN)/emeq run config/$$study.yaml --cores $(CORES) && \
+	  $(SNAKEMAKE) --quiet all --configfile config/$$study.yaml --report results/$$study/snakemake-report.html || exit 1; \
 	done
-	@echo; for study in $(DEMO); do echo "report: results/$$study/snakemake-report.html"; done
+	@echo; for study in $(DEMO); do echo "report: results/$$study/report.html"; done
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not slow and not benchmark"

@@ -20,6 +20,9 @@ from .study.resources import LOCAL, START, Demand, Demands, Job, jobs, threads_o
 from .study.tiling import planned_tiling
 from .study.work import core_seconds, gradient_steps, joined_bytes, training_flops
 
+#: Columns below which a terminal is narrow.
+NARROW = 100
+
 #: Members whose predictions are kept in the ensemble store as examples.
 EXAMPLES = 8
 
@@ -87,16 +90,17 @@ def data_bytes(study: Study) -> int:
 def render(study: Study, keys: bool, console: Console | None = None, cluster: Cluster | None = None) -> None:
     """Print the plan of a study as tables: what is trained, the kernels of the analytic side, and all jobs with what
     they need, and what they ask a cluster for where one is given."""
-    console = console or Console(width=None if sys.stdout.isatty() else 160)
+    console = console or Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    narrow = console.width < NARROW
     if study.kind == "ensemble":
-        console.print(_members_table(study))
+        _show(console, _members_table(study, narrow))
         if keys:
-            console.print(_keys_table(study))
+            _show(console, _keys_table(study, narrow))
     elif study.kind == "kernel_convergence":
-        console.print(_networks_table(study, keys))
-    kernels, tile_jobs = _kernels_table(study, keys)
+        _show(console, _networks_table(study, keys, narrow))
+    kernels, tile_jobs = _kernels_table(study, keys, narrow)
     if kernels.row_count:
-        console.print(kernels)
+        _show(console, kernels)
     costs = [estimate(study, arm) for arm in study.arms] if study.kind == "ensemble" else []
     disk = sum(cost.shard_bytes + cost.ensemble_bytes for cost in costs if cost is not None) + data_bytes(study)
     disk += 0 if costs else sum(joined_bytes(arm.settings) for arm in study.arms)
@@ -116,7 +120,8 @@ def render(study: Study, keys: bool, console: Console | None = None, cluster: Cl
         console.print("work and disk of a custom task (?) are known once its data is made")
     if any(cost is not None and cost.flops is None for cost in costs):
         console.print("the work of network torch (?) is known once it is measured; its stored weights are not counted")
-    console.print(_jobs_table(study, cluster))
+    console.print()
+    _show(console, _jobs_table(study, cluster, narrow))
     if cluster is not None:
         console.print(_asked(study, cluster))
 
@@ -125,40 +130,77 @@ def _counted(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 
-def _table(title: str, left: list[str], right: list[str], more: list[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in [*left, *right, *more]:
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=True)
+def si(value: float) -> str:
+    """A number in three digits with the prefix of a unit: 540, 107 k, 1.59 T."""
+    for prefix in ("", " k", " M", " G", " T", " P"):
+        if value < 999.5:
+            return f"{value:.3g}{prefix}"
+        value /= 1000
+    return f"{value:.3g} E"
+
+
+def _table(title: str, columns: list[str], narrow: bool) -> Table:
+    """A table without lines; a column whose heading begins with "<" is left-aligned and may be folded."""
+    gap = 1 if narrow else 2
+    table = Table(
+        title=title,
+        header_style="dim",
+        box=None,
+        padding=(0, gap, 0, 0),
+        pad_edge=False,
+    )
+    for column in columns:
+        is_left = column.startswith("<")
+        table.add_column(
+            column.removeprefix("<"), justify="left" if is_left else "right", no_wrap=not is_left, overflow="fold"
+        )
     return table
+
+
+def _show(console: Console, table: Table) -> None:
+    """Print a table under its title, and an empty line."""
+    title, table.title = table.title, None
+    console.print(title, style="bold")
+    console.print(table, "")
+
+
+def _name(arm: Arm, room: int | None) -> str:
+    """Folder name of an arm, on several lines where it has more characters than there is room for."""
+    return arm.path if room is None or len(arm.path) <= room else arm.path.replace("/", "/\n")
 
 
 def _title(study: Study) -> str:
     return f"{study.file}: study {study.name!r}, {_counted(len(study.arms), 'arm')}"
 
 
-def _members_table(study: Study) -> Table:
+def _members_table(study: Study, narrow: bool) -> Table:
     """Members of every arm, how they are trained, and what that costs."""
-    columns = ["members", "shards", "to train", "engine", "work / GFLOP", "core-hours", "memory", "predictions"]
-    table = _table(_title(study), ["arm"], columns, [])
+    columns = ["<arm", "members", "shards", "to\ntrain", "<engine", "FLOP", "core-\nhours", "memory,\nabout"]
+    table = _table(_title(study), [*columns, "predic-\ntions"], narrow)
     for arm in study.arms:
         cost, probe = estimate(study, arm), read_probe(study.probe_path(arm), arm.probe_key)
         missing = len(set(study.missing_shards(arm)) & set(study.needed_shards(arm)))
-        cells = [arm.path, str(arm.settings.ensemble.members), str(len(study.shards(arm))), str(missing)]
+        cells = [
+            _name(arm, 17 if narrow else None),
+            str(arm.settings.ensemble.members),
+            str(len(study.shards(arm))),
+            str(missing),
+        ]
         cells.append("by probe" if probe is None else str(probe.choice))
-        cells.append("?" if cost is None or cost.flops is None else f"{cost.flops / 1e9:.3g}")
+        cells.append("?" if cost is None or cost.flops is None else si(cost.flops))
         cells.append(_hours(arm, cost, probe))
         memory = training_job_bytes(arm.settings, probe)
-        cells.append("?" if memory is None else f"about {size(memory)}")
+        cells.append("?" if memory is None else size(memory))
         cells.append("?" if cost is None else size(cost.shard_bytes))
         table.add_row(*cells)
     return table
 
 
-def _keys_table(study: Study) -> Table:
+def _keys_table(study: Study, narrow: bool) -> Table:
     """Keys of the data, of how it is trained and of the analytic solution, of every arm."""
-    table = _table("keys", ["arm"], [], ["data key", "engine key", "theory key"])
+    table = _table("keys", ["<arm", "<data key", "<engine key", "<theory key"], narrow)
     for arm in study.arms:
-        table.add_row(arm.path, arm.data_key, arm.probe_key, arm.theory_key)
+        table.add_row(_name(arm, 26 if narrow else None), arm.data_key, arm.probe_key, arm.theory_key)
     return table
 
 
@@ -173,25 +215,34 @@ def _hours(arm: Arm, cost: Cost | None, probe: Probe | None) -> str:
     return f"{core_seconds(s, cost.flops, s.ensemble.members * gradient_steps(s)) / 3600:.2g}"
 
 
-def _networks_table(study: Study, keys: bool) -> Table:
+def _networks_table(study: Study, keys: bool, narrow: bool) -> Table:
     """Networks of every arm of a study of kind kernel_convergence."""
-    columns = ["networks", "width", "inputs", "empirical kernels", "to do"]
-    table = _table(_title(study), ["arm"], columns, ["data key"] if keys else [])
+    columns = ["<arm", "networks", "width", "inputs", "empirical\nkernels", "to do"]
+    table = _table(_title(study), [*columns, *(["<data key"] if keys else [])], narrow)
     for arm in study.arms:
         s = arm.settings
         assert isinstance(s, ConvergenceSettings)
         networks, inputs = s.convergence.members, s.convergence.inputs
         missing = int(not study.measure_path(arm).exists())
-        cells = [arm.path, networks, s.network.width, inputs, networks * inputs * (inputs + 1) // 2, missing]
+        cells = [
+            _name(arm, 40 if narrow else None),
+            networks,
+            s.network.width,
+            inputs,
+            networks * inputs * (inputs + 1) // 2,
+            missing,
+        ]
         table.add_row(*map(str, cells), *([arm.data_key] if keys else []))
     return table
 
 
-def _kernels_table(study: Study, keys: bool) -> tuple[Table, int]:
+def _kernels_table(study: Study, keys: bool, narrow: bool) -> tuple[Table, int]:
     """Kernels of every analytic solution (of every arm in kernel regression), and the number of jobs for tiles."""
     title = "analytic side" if study.kind == "ensemble" else _title(study)
-    columns = ["training samples", "other samples", "kernel pairs", "tiles", "jobs", "to compute", "disk", "memory"]
-    table = _table(title, ["arm"], columns, ["kernel key"] if keys else [])
+    is_tiled = any((found := needs(arm.settings)) is not None and found.tiling is not None for arm in study.arms)
+    tiles = ["tiles", "jobs", "to do", "disk"] if is_tiled else []
+    columns = ["<arm", "training\nsamples", "other\nsamples", "kernel\npairs", *tiles, "memory"]
+    table = _table(title, [*columns, *(["<kernel key"] if keys and is_tiled else [])], narrow)
     done: set[str] = set()
     tile_jobs: dict[str, int] = {}
     for arm in study.arms:
@@ -201,9 +252,9 @@ def _kernels_table(study: Study, keys: bool) -> tuple[Table, int]:
             continue
         done.add(name)
         whole, tiling = found.whole, found.tiling
-        cells = [arm.path, str(whole.train), str(whole.rows - whole.train), f"{found.pairs:.3g}"]
+        cells = [_name(arm, 30 if narrow else None), str(whole.train), str(whole.rows - whole.train), si(found.pairs)]
         if tiling is None:
-            cells += ["", "", "", ""]
+            cells += [""] * len(tiles)
         else:
             ranges = _tile_jobs(study, arm.kernel_key)
             missing = [job for job in ranges if not study.tiles_path(arm, *job).exists()]
@@ -211,15 +262,15 @@ def _kernels_table(study: Study, keys: bool) -> tuple[Table, int]:
             tile_jobs[arm.kernel_key] = len(ranges)
             cells += [f"{tiling.count} of {tiling.side}²", str(len(ranges)), str(to_compute), size(found.disk)]
         cells.append(size(max(found.tile_job, found.solution)))
-        table.add_row(*cells, *([arm.kernel_key if tiling else ""] if keys else []))
+        table.add_row(*cells, *([arm.kernel_key if tiling else ""] if keys and is_tiled else []))
     return table, sum(tile_jobs.values())
 
 
-def _jobs_table(study: Study, cluster: Cluster | None) -> Table:
+def _jobs_table(study: Study, cluster: Cluster | None, narrow: bool) -> Table:
     """Jobs of every rule with what they need, those that are alike in one row."""
-    asked = [] if cluster is None else ["asks for / min", "MB", "CPUs"]
+    asked = [] if cluster is None else ["asks for\nminutes", "\nMB", "\nCPUs", "<\nsent to"]
     title = f"jobs on a cluster, with {START / 60:g} minutes each to start"
-    table = _table(title, ["rule"], ["jobs", "to do", "minutes", "memory", *asked], ["sent to"] if cluster else [])
+    table = _table(title, ["<rule", "jobs", "to do", "minutes", "memory", *asked], narrow)
     rows: dict[tuple[str, ...], list[int]] = {}
     for job, demand in _demands(study):
         counts = rows.setdefault(_need(job, demand, cluster), [0, 0])

@@ -3,7 +3,7 @@
 Exit codes: see common.main. Heavy libraries are imported by the subcommand that needs them.
 """
 
-from . import new, looking, cluster, status, results, wandb, stages  # isort: skip  the order of `emeq --help`
+from . import new, looking, cluster, run, status, results, wandb, stages  # isort: skip  the order of `emeq --help`
 from .common import app, main
 
-__all__ = ["app", "cluster", "looking", "main", "new", "results", "stages", "status", "wandb"]
+__all__ = ["app", "cluster", "looking", "main", "new", "results", "run", "stages", "status", "wandb"]

@@ -74,7 +74,8 @@ app = _Program(
 )
 
 #: Panels of `emeq --help`, in their order.
-BEFORE, RESULTS, WANDB, WORKFLOW = "Before a run", "Results", "Weights & Biases", "Called by the workflow"
+BEFORE, RUN, RESULTS = "Before a run", "A run", "Results"
+WANDB, WORKFLOW = "Weights & Biases", "Called by the workflow"
 
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.", autocompletion=files)]
 ResultsOption = Annotated[

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..study import Study, load_study
-from .common import RESULTS, ResultsOption, StudyArgument, app
+from .common import RUN, ResultsOption, StudyArgument, app
 from .terminal import console, count, duration, number
 
 if TYPE_CHECKING:
@@ -36,10 +36,13 @@ LOOKS: dict[State, tuple[str, str]] = {
     "waiting": ("·", "dim"),
     "missing": ("·", "dim"),
 }
+#: Seconds of training below which an estimate of them is not worth saying: jobs take as long to start.
+LEAST = 10.0
+
 LEGEND: dict[State, str] = {"done": "done", "running": "running", "failed": "failed", "waiting": "to do"}
 
 
-@app.command(rich_help_panel=RESULTS)
+@app.command(rich_help_panel=RUN)
 def status(
     study_file: StudyArgument,
     results: ResultsOption = Path("results"),
@@ -96,8 +99,8 @@ def _follow(study: Study, found: Status, seconds: float) -> Status:
 # ------------------------------------------------------------------------------------------------ how it looks
 
 
-def view(found: Status, width: int, height: int | None = None) -> RenderableType:
-    """All of a status, in so many columns and, if that is given, lines."""
+def view(found: Status, width: int, height: int | None = None, *, advice: bool = True) -> RenderableType:
+    """All of a status, in so many columns and, if that is given, lines; with who works on it, or how to go on."""
     from rich.console import Group
     from rich.text import Text
 
@@ -113,7 +116,8 @@ def view(found: Status, width: int, height: int | None = None) -> RenderableType
         parts += [Text("\nrunning"), *_running_lines(found.running, jobs)]
     if found.failed:
         parts += [Text("\nfailed", style="bold red"), *_failed_lines(found.failed, jobs)]
-    parts.append(Text("\n" + _advice(found)))
+    if advice:
+        parts.append(Text("\n" + _advice(found)))
     return Group(*parts)
 
 
@@ -127,7 +131,7 @@ def headline(found: Status) -> Text:
         if found.pace.members_per_second is not None:
             window = duration(found.pace.window)
             parts.append(f"{number(found.pace.members_per_second)} per second in the last {window}")
-        if found.pace.seconds_left:
+        if found.pace.seconds_left and (found.pace.measured or found.pace.seconds_left > LEAST):
             how = "" if found.pace.measured else "estimated "
             parts.append(f"{how}{duration(found.pace.seconds_left)} of training left")
     else:

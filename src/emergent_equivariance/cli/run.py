@@ -1,0 +1,98 @@
+"""The subcommand that runs a study and shows how far it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import typer
+
+from ..study import Study, load_study
+from .common import RUN, StudyArgument, app
+from .status import headline, view
+from .terminal import console, duration
+
+#: Lines of Snakemake's output that are shown where it fails; seconds between two looks at the study, and how many times
+#: as long as a look takes.
+SHOWN, PERIOD, PAUSE = 30, 1.0, 10.0
+
+_STOPPING = "stopping: what is in training writes a checkpoint, and the same command goes on from there"
+
+
+@app.command(
+    rich_help_panel=RUN,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    options_metavar="[OPTIONS OF SNAKEMAKE]",
+    epilog="Examples: `emeq run config/ising.yaml --cores 2`, "
+    "`emeq run config/ising_full.yaml --workflow-profile profiles/slurm`.",
+)
+def run(context: typer.Context, study_file: StudyArgument) -> None:
+    """Run a study with Snakemake and show in the terminal how far it is.
+
+    The same as `snakemake --configfile STUDY.yaml` with the same options; where there is no terminal, nothing is shown
+    but what Snakemake says. Exit code: that of Snakemake.
+    """
+    study = load_study(study_file)
+    command = [sys.executable, "-m", "snakemake", *context.args, "--configfile", str(study_file)]
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        os.execv(command[0], command)
+    if code := _run_shown(study, command):
+        raise typer.Exit(code)
+
+
+def _run_shown(study: Study, command: list[str]) -> int:
+    """Run Snakemake behind a view of the study's status; → its exit code."""
+    from rich.live import Live
+
+    from ..status import status
+
+    out, begin = console(), time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    said: deque[str] = deque(maxlen=1000)
+    with Live(console=out, auto_refresh=False, transient=True) as live:
+
+        def tell(text: str) -> None:
+            out.print(text, markup=False, style="yellow")
+
+        # Ctrl-C in a terminal reaches Snakemake too; other signals only this process.
+        handlers = {signal.SIGINT: lambda *_: tell(_STOPPING), signal.SIGTERM: lambda *_: process.terminate()}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        reader = threading.Thread(target=_read, args=(process.stdout, said, tell), daemon=True)
+        reader.start()
+        while process.poll() is None:
+            look = time.monotonic()
+            live.update(view(status(study), out.width, out.height - 1, advice=False), refresh=True)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(PERIOD, PAUSE * (time.monotonic() - look)))
+        reader.join()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    found = status(study)
+    if process.returncode:
+        out.print(view(found, out.width, advice=False))
+        out.print("\n".join(["", *_end(list(said))]), markup=False, highlight=False)
+    else:
+        out.print(headline(found).append(f", in {duration(time.monotonic() - begin)}"))
+    return process.returncode
+
+
+def _read(output: Iterable[str] | None, said: deque[str], tell: Callable[[str], None]) -> None:
+    """Keep what Snakemake says, and tell its warnings."""
+    for line in output or ():
+        said.append(line.rstrip("\n"))
+        if line.startswith("warning: "):
+            tell(said[-1])
+
+
+def _end(said: list[str]) -> list[str]:
+    """Of what Snakemake said before it failed, the list of what is missing, else the last lines."""
+    begins = [i for i, line in enumerate(said) if line.startswith("The study ") and "is not complete" in line]
+    logs = [line for line in said if line.startswith("Complete log")]
+    return [*said[begins[-1] :], *logs] if begins else ["Snakemake said at last:", *said[-SHOWN:]]
