@@ -139,12 +139,15 @@ class Reader:
 
 
 def check_printed(expected: str, printed: str) -> None:
-    """AssertionError unless the lines of ``expected`` that have a word are printed, in order; … is anything."""
-    lines = iter(line.rstrip() for line in printed.splitlines())
-    for wanted in filter(str.strip, expected.splitlines()):
-        pattern = ".*".join(re.escape(part) for part in wanted.rstrip().split("…"))
+    """AssertionError unless the lines of ``expected`` that have a word are printed, in order; … is anything.
+
+    Spaces count as one: columns of tables are as wide as their content.
+    """
+    lines = iter(" ".join(line.split()) for line in printed.splitlines())
+    for wanted in expected.splitlines():
         if not re.search(r"\w", wanted):
             continue  # "…" alone, for lines left out, and rules of tables
+        pattern = ".*".join(re.escape(part) for part in " ".join(wanted.split()).split("…"))
         assert any(re.fullmatch(pattern, line) for line in lines), f"not printed: {wanted!r}; printed was:\n{printed}"
 
 
