@@ -54,7 +54,7 @@ bench: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/emeq schema
 	$(BIN)/python -m tests.scale.page
-	$(BIN)/python -m sphinx -b html -c docs -W --keep-going -q . docs/_build/html
+	$(BIN)/python -m sphinx -b html -c docs -E -W --keep-going -q . docs/_build/html
 	@echo "documentation: docs/_build/html/index.html"
 
 lint: $(STAMP)
