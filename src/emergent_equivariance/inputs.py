@@ -22,10 +22,17 @@ def read_data(study: Study, arm: Arm) -> TaskData:
     """The data of an arm. Raises StoreError if they are missing or damaged."""
     from . import store
 
+    return store.task_from_dataset(read_data_store(study, arm))
+
+
+def read_data_store(study: Study, arm: Arm) -> xr.Dataset:
+    """The data store of an arm, opened but not loaded. Raises StoreError if it is missing, damaged or another's."""
+    from . import store
+
     path = study.data_path(arm)
     if not path.is_file():
         raise StoreError(f"{path}: does not exist.", remedy=f"Run `emeq data {study.file} --key {arm.data_key}` first.")
-    return store.task_from_dataset(_of_key(store.read(path), path, "data_key", arm.data_key))
+    return _of_key(store.read(path), path, "data_key", arm.data_key)
 
 
 def read_theory(study: Study, arm: Arm) -> xr.Dataset | None:

@@ -14,7 +14,7 @@ UNSEALED = " text " + 64 * "0"
 
 
 def sealed(content: bytes) -> bytes:
-    """A text that says ``metrics.nc CHECKSUM``, with a checksum of the text added to it there, or instead of UNSEALED."""
+    """A text that says ``metrics.nc CHECKSUM``, with a checksum of the text added there, or instead of UNSEALED."""
     source = _SOURCE.search(content)
     if source is None:
         raise ValueError("the text does not say what it was made from")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from emergent_equivariance.figures import ArmStores
+from emergent_equivariance.predictions import ArmStores, with_stores
 from emergent_equivariance.study import Study, parse_study
 
 GROUP_ORDER = {"c2": 2, "c4": 4}
@@ -254,6 +254,15 @@ def make_stores(study: Study, *, seed: int = 0, examples: bool = True, mixing: b
             ensemble["example_prediction"] = (("example", *dims), draws[:8])
         stores[arm.path] = ArmStores(data, theory if settings.has_mean else None, ensemble)
     return stores
+
+
+def make_whole(study: Study, stores: dict[str, ArmStores] | None = None, **options: Any) -> xr.Dataset:
+    """The metrics with what is quoted of the stores of all arms, as metrics.nc has it.
+
+    Args:
+      options: of make_metrics.
+    """
+    return with_stores(study, make_metrics(study, **options), stores or make_stores(study))
 
 
 def diverge(metrics: xr.Dataset, stores: dict[str, ArmStores], arms: list[str]) -> None:

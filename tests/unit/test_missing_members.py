@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from synthetic_results import make_metrics, make_stores
+from report_pages import claimed, page
 from synthetic_results import make_study as make_drawn_study
+from synthetic_results import make_whole
 from test_ensemble import World, make_study, settings_of
 
 from emergent_equivariance import controller, store
 from emergent_equivariance.ensemble import aggregate
 from emergent_equivariance.errors import StoreError, StudyError
 from emergent_equivariance.figures import FIGURES
-from emergent_equivariance.report import key_numbers, summary_html
+from emergent_equivariance.report import key_numbers
 from emergent_equivariance.study import ensemble_shards, load_study, missing_members, missing_report, parse_study
 from emergent_equivariance.study.products import PICTURES, figure_names, final_products, products
 from emergent_equivariance.study.resources import jobs
@@ -92,21 +93,20 @@ def test_a_shard_that_holds_a_missing_member_and_one_that_is_not_said_to_be_miss
 
 def test_the_page_and_every_picture_say_how_many_members_are_missing():
     study = make_drawn_study()
-    metrics, stores = make_metrics(study), make_stores(study)
+    metrics = make_whole(study)
     arm = study.arms[-1].path
-    assert "missing" not in summary_html(study, metrics, stores)
+    assert "missing" not in claimed(page(study, metrics))
     metrics["missing"] = ("arm", [0] * len(study.arms))
-    assert "missing" not in summary_html(study, metrics, stores)
+    assert "missing" not in claimed(page(study, metrics))
     metrics["missing"].loc[{"arm": arm}] = 64
     metrics["members"].loc[{"arm": arm}] -= 64
-    stores[arm].ensemble.attrs |= {"missing": 64, "members": 192}
-    text = summary_html(study, metrics, stores)
-    assert f"64 of 256 members are missing: {arm}" in text and text.index("missing") < text.index("<h2>")
-    assert "<th>missing</th>" in text
+    text = page(study, metrics)
+    assert f"64 of 256 members are missing: {arm}" in claimed(text)
+    assert f"(their shards are not there): 64 of 256 members are missing: {arm}." in text and ">missing</th>" in text
     names = figure_names(study)
     assert len(names) >= 5
     for name, picture in ((name, FIGURES[name]) for name in names):
-        figure = picture.draw(metrics) if picture.needs == "metrics" else picture.draw(study, stores)
+        figure = picture.draw(metrics)
         assert "64 of 256 members are missing" in figure.get_suptitle(), name
 
 

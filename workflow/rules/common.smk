@@ -13,10 +13,10 @@ try:
     from emergent_equivariance import workflow as starting
     from emergent_equivariance.errors import UserError
     from emergent_equivariance.figures import FIGURES as PICTURES
-    from emergent_equivariance.figures import figure_names, store_arms
     from emergent_equivariance.study import load_study, missing_report, read_yaml
     from emergent_equivariance.study.cluster import find_cluster
     from emergent_equivariance.study.dependencies import AGELESS, Dependencies
+    from emergent_equivariance.study.products import FIGURE_FORMATS, figure_names
 except ModuleNotFoundError as error:
     if error.name != "emergent_equivariance":
         raise
@@ -105,23 +105,8 @@ def tell_missing():
         logger.error(f"\n{text}\n")
 
 
-def figure_stores():
-    """Stores that the pictures are drawn from, beside the metrics."""
-    arms = store_arms(STUDY)
-    paths = [
-        path
-        for arm in arms
-        for path in (
-            STUDY.data_path(arm),
-            STUDY.ensemble_path(arm),
-            *([STUDY.theory_path(arm)] if arm.settings.has_mean else []),
-        )
-    ]
-    return sorted(set(map(NEEDS.declared, paths)))
-
-
 def figure_files():
-    """Every picture of the study, as SVG with its caption for Snakemake's report and as PNG."""
+    """Every picture of the study in all its formats, the SVG with its caption for Snakemake's report."""
     names = figure_names(STUDY)
     vector = {
         name: report(
@@ -132,4 +117,9 @@ def figure_files():
         )
         for name in names
     }
-    return vector | {f"{name}_png": f"{ROOT}/figures/{name}.png" for name in names}
+    others = [suffix for suffix in FIGURE_FORMATS if suffix != "svg"]
+    return vector | {
+        f"{name}_{suffix}": f"{ROOT}/figures/{name}.{suffix}"
+        for name in names
+        for suffix in others
+    }

@@ -17,7 +17,7 @@ rule aggregate_arm:
 
 rule join_metrics:
     input:
-        lambda wildcards: NEEDS.metrics(),
+        inputs(NEEDS.metrics),
     output:
         metrics=f"{ROOT}/metrics.nc",
         tables=directory(f"{ROOT}/tables"),

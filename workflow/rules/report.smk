@@ -1,14 +1,13 @@
 rule draw_figures:
     input:
-        metrics=f"{ROOT}/metrics.nc",
-        stores=figure_stores(),
+        f"{ROOT}/metrics.nc",
     output:
         **figure_files(),
-        summary=report(
-            f"{ROOT}/summary.html",
-            caption="../report/summary.rst",
-            category="Key numbers",
-            labels={"content": "key numbers in words"},
+        page=report(
+            f"{ROOT}/report.html",
+            caption="../report/report.rst",
+            category="Report",
+            labels={"content": "report page"},
         ),
     log:
         f"{ROOT}/logs/figures.log",

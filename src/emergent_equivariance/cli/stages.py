@@ -11,9 +11,10 @@ import typer
 
 from ..devices import use_float64
 from ..errors import StoreError
-from ..inputs import rate_text, read_data, read_kernels, read_learning_rate, read_theory
+from ..inputs import rate_text, read_data, read_data_store, read_kernels, read_learning_rate, read_theory
 from ..products import tables
 from ..study import Arm, Study, ensemble_shards, load_study, missing_members
+from ..study.choice import joined_stores, store_arms
 from ..study.tiling import planned_tiling
 from ..study.work import gradient_steps
 from .common import (
@@ -198,6 +199,7 @@ def aggregate(study_file: StudyArgument, arm: ArmOption, results: ResultsOption 
 def metrics(study_file: StudyArgument, results: ResultsOption = Path("results")) -> None:
     """Join the stores of all arms into metrics.nc and the tables."""
     from .. import store
+    from ..predictions import ArmStores, with_stores
 
     study = load_study(study_file, results)
     if study.kind == "ensemble":
@@ -207,8 +209,15 @@ def metrics(study_file: StudyArgument, results: ResultsOption = Path("results"))
         from ..measures import get_measure
 
         join = get_measure(study.kind).join
-    inputs = study.made_from(*(study.result_path(arm) for arm in study.arms))
-    joined = join(study, [_read_result(study, arm) for arm in study.arms])
+    inputs = study.made_from(*(study.result_path(arm) for arm in study.arms), *joined_stores(study))
+    results_of = {arm.path: _read_result(study, arm) for arm in study.arms}
+    joined = join(study, list(results_of.values()))
+    if study.kind == "ensemble":
+        stores = {
+            arm.path: ArmStores(read_data_store(study, arm), read_theory(study, arm), results_of[arm.path])
+            for arm in store_arms(study)
+        }
+        joined = with_stores(study, joined, stores)
     for name, table in tables(study, joined).items():
         store.write_text(table.to_csv(index=False), study.table_path(name))
     # Last: where it is, the tables are, even if the workflow's own record of this job is lost.
@@ -218,33 +227,20 @@ def metrics(study_file: StudyArgument, results: ResultsOption = Path("results"))
 
 @app.command(rich_help_panel=WORKFLOW)
 def figures(study_file: StudyArgument, results: ResultsOption = Path("results")) -> None:
-    """Draw the pictures and write the key numbers in words."""
+    """Draw the pictures and write the report."""
     from .. import store, tracking
-    from ..figures import ArmStores, draw_all, store_arms
-    from ..pages import with_source
+    from ..figures import draw_all
+    from ..report import figure_files, report_html
 
     study = load_study(study_file, results)
     joined = store.read_netcdf(study.metrics_path)
-    if joined.attrs.get("config_hash") not in (None, study.metrics_hash):
+    if joined.attrs.get("config_hash") != study.metrics_hash:
         raise StoreError(
-            f"{study.metrics_path}: was made by another version of the study.",
+            f"{study.metrics_path}: was made from another version of the study, or by another version of emeq.",
             remedy=f"Run `emeq metrics {study.file}` first.",
         )
-    stores: dict[str, ArmStores] = {}
-    for arm in store_arms(study):
-        stores[arm.path] = ArmStores(
-            store.read(study.data_path(arm)), read_theory(study, arm), _read_result(study, arm)
-        )
-    drawn = draw_all(study, joined, stores, study.figures_folder)
-    if study.kind == "ensemble":
-        from ..report import summary_html
-
-        text = summary_html(study, joined, stores)
-    else:
-        from ..measures import get_measure
-
-        text = get_measure(study.kind).summary_html(study, joined)
-    store.write_text(with_source(text, joined.attrs.get("checksum", "")), study.summary_path)
+    drawn = draw_all(study, joined, study.figures_folder)
+    store.write_text(report_html(study, joined, figure_files(study, joined)), study.report_path)
     pictures = [path for path in drawn if path.suffix == ".png"]
     tracking.log_summary(study, joined, tables(study, joined), pictures, study.metrics_path)
 

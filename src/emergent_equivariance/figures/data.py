@@ -148,7 +148,7 @@ def of_panel(table: pd.DataFrame, attribute: str, panel: str) -> str:
 
 
 def csv_text(table: pd.DataFrame, source: str) -> str:
-    """A table as CSV, numbers to nine digits; above it lines that start with #: what it shows, axes, errors, notes, source.
+    """A table as CSV, numbers to nine digits, below lines that start with #: title, axes, errors, notes and source.
 
     ``pandas.read_csv(FILE, comment="#")`` and gnuplot skip these lines.
     """
@@ -157,8 +157,8 @@ def csv_text(table: pd.DataFrame, source: str) -> str:
     if said["x_names"]:
         lines.append("x names: " + ", ".join(f"{x:g} {name}" for x, name in said["x_names"].items()))
     lines.append(f"low, high: {said['error']}")
-    lines += [*said["notes"], *(f"{panel}: {note}" for panel, note in said["panel_notes"].items() if note), source]
-    head = "".join(f"# {' '.join(line.split())}\n" for line in lines)
+    lines += [*said["notes"], *(f"{panel}: {note}" for panel, note in said["panel_notes"].items() if note)]
+    head = "".join(f"# {line}\n" for line in [*(" ".join(line.split()) for line in lines), source])
     return head + table.to_csv(index=False, float_format="%.9g", lineterminator="\n")
 
 

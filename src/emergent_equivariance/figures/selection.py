@@ -7,110 +7,32 @@ first value is drawn, and the title says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..fits import Series
+from ..study.choice import SUBJECTS, Choice, Chosen, choose, study_choices
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from ..study import Study
-
-# -------------------------------------------------------------------------------------- choosing arms
-
-
-class Choice(NamedTuple):
-    """One arm that a picture may draw.
-
-    Attributes:
-      key: folder name of the arm.
-      width: width of its network; 0: not given.
-      augmentation: "none", "full", "subset-K" or "random".
-      rest: values of all other swept keys, as text.
-    """
-
-    key: str
-    width: int
-    augmentation: str
-    rest: tuple[str, ...] = ()
-
-    @property
-    def size(self) -> str:
-        """The width in words."""
-        return f"width {self.width}" if self.width else "width not given"
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The arms of a picture.
-
-    Attributes:
-      main: the widest arm with full augmentation; failing that with another one; failing that without.
-      control: the arm without augmentation at the same width (else the widest), if it is not main.
-      others: arms at the width of main with further kinds of augmentation.
-      widths: all arms augmented like main, by width.
-    """
-
-    main: Choice
-    control: Choice | None
-    others: tuple[Choice, ...]
-    widths: tuple[Choice, ...]
-
-    @property
-    def pair(self) -> list[Choice]:
-        """Control (if there is one) and main arm."""
-        return [self.control, self.main] if self.control else [self.main]
-
-    @property
-    def drawn(self) -> list[Choice]:
-        """Control, others and main arm: in the order in which they are drawn."""
-        return [*self.pair[:-1], *self.others, self.main]
-
-
-def choose(arms: Iterable[Choice]) -> Chosen:
-    """Pick the arms that stand for a study: of every swept key but width and augmentation, those with its first value.
-
-    Raises ValueError if there is no arm.
-    """
-    first: dict[tuple[int, str], Choice] = {}
-    rest = None
-    for arm in arms:
-        rest = arm.rest if rest is None else rest
-        if arm.rest == rest:
-            first.setdefault((arm.width, arm.augmentation), arm)
-    if not first:
-        raise ValueError("there is no arm to draw")
-    kinds = list(dict.fromkeys(kind for _, kind in first))
-    kind = "full" if "full" in kinds else next((k for k in kinds if k != "none"), "none")
-    widths = tuple(sorted((a for a in first.values() if a.augmentation == kind), key=lambda a: a.width))
-    main = widths[-1]
-    controls = sorted(
-        (a for a in first.values() if a.augmentation == "none"), key=lambda a: (a.width == main.width, a.width)
-    )
-    control = controls[-1] if controls and kind != "none" else None
-    others = tuple(a for a in first.values() if a.width == main.width and a.augmentation not in (kind, "none"))
-    return Chosen(main, control, others, widths)
-
-
-#: Coordinates on arms that are drawn, not held fixed, and those that say the same in other words.
-_SUBJECTS = ("arm", "network_width", "augmentation_label", "width", "network.width", "augmentation", "group_order")
-
-
-def study_choices(study: Study) -> list[Choice]:
-    """All arms of a study, in its order."""
-    return [
-        Choice(
-            arm.path,
-            arm.settings.network.width or 0,
-            arm.settings.augmentation.label,
-            tuple(str(value) for name, value in sorted(arm.coords.items()) if name not in _SUBJECTS),
-        )
-        for arm in study.arms
-    ]
+__all__ = [
+    "Choice",
+    "Chosen",
+    "MemberBand",
+    "absent",
+    "all_diverged",
+    "choose",
+    "first_of",
+    "full_ensemble",
+    "last_step",
+    "member_band",
+    "metrics_choices",
+    "read_at",
+    "read_series",
+    "study_choices",
+]
 
 
 def metrics_choices(metrics: xr.Dataset) -> list[Choice]:
@@ -128,7 +50,7 @@ def _fixed(metrics: xr.Dataset) -> dict[str, list[Any]]:
     return {
         str(name): values.values.tolist()
         for name, values in metrics.coords.items()
-        if name not in _SUBJECTS and values.dims == ("arm",)
+        if name not in SUBJECTS and values.dims == ("arm",)
     }
 
 

@@ -84,6 +84,7 @@ RC: Any = {
     "legend.frameon": False,
     "savefig.dpi": 200,
     "svg.hashsalt": "emergent-equivariance",
+    "pdf.fonttype": 42,
 }
 
 #: Size of text in panels, in points.

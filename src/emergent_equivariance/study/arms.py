@@ -18,6 +18,9 @@ from .work import WORTHWHILE, members_per_shard, training_seconds
 #: Part of every hash: raised when stored numbers change their meaning.
 FORMAT = 1
 
+#: What metrics.nc holds of an arm; 2: predictions that pictures show, and what theories say of themselves.
+METRICS_FORMAT = 2
+
 #: How fresh random elements are drawn; 2: from one stream per epoch or full-batch step.
 RANDOM_STREAM = 2
 
@@ -190,7 +193,7 @@ class Arm:
     @property
     def join_fields(self) -> list[Any]:
         """What the arm's part of metrics.nc depends on."""
-        return [self.path, self.result_hash]
+        return [self.path, self.result_hash, METRICS_FORMAT]
 
     @property
     def config_hash(self) -> str:
@@ -231,7 +234,7 @@ class KernelArm(Arm):
     @property
     def join_fields(self) -> list[Any]:
         """What the arm's part of metrics.nc depends on."""
-        return [*super().join_fields, self._section.model_dump(mode="json", include=set(self.JOINED))]
+        return [self.path, self.result_hash, self._section.model_dump(mode="json", include=set(self.JOINED))]
 
     def _kernel_samples(self) -> int | None:
         return None  # all of them

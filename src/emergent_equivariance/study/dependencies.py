@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .arms import Arm
+from .choice import store_arms
 from .layout import Study
 from .missing import missing_members
 from .products import products
@@ -141,10 +142,14 @@ class Dependencies:
         missing = self.study.missing_shards(found) if found.settings.execution.allow_missing else []
         return [found.ensemble_hash, missing] if missing else found.ensemble_hash
 
-    def metrics(self) -> list[str]:
-        """Of the file that joins all arms: their stores."""
+    def metrics(self) -> Files:
+        """Of the file that joins all arms: their results, and the data and theory that pictures and report quote."""
         self._is_current(self.study.metrics_path, self.study.metrics_hash)
-        return [self.declared(self.study.result_path(arm)) for arm in self.study.arms]
+        quoted = store_arms(self.study)
+        data = sorted({self.declared(self.study.data_path(arm)) for arm in quoted})
+        theory = sorted({path for arm in quoted for path in self._theory(arm)})
+        results = [self.declared(self.study.result_path(arm)) for arm in self.study.arms]
+        return {"results": results, "data": data, "theory": theory}
 
     def _data(self, arm: Arm) -> Files:
         return {"data": self.declared(self.study.data_path(arm))}

@@ -8,7 +8,7 @@ from pathlib import Path
 from .arms import Arm
 from .layout import Study
 
-__all__ = ["PICTURES", "figure_names", "final_products", "is_classification", "products"]
+__all__ = ["FIGURE_FORMATS", "PICTURES", "figure_names", "final_products", "is_classification", "products"]
 
 
 def is_classification(arm: Arm) -> bool:
@@ -39,16 +39,20 @@ PICTURES: dict[str, dict[str, Callable[[Study], bool]]] = {
 }
 
 
+#: Files of each picture: for screens, for print, and its numbers.
+FIGURE_FORMATS = ("svg", "png", "pdf", "csv")
+
+
 def figure_names(study: Study) -> list[str]:
     """Names of the pictures a study has."""
     return [name for name, applies in PICTURES[study.kind].items() if applies(study)]
 
 
 def final_products(study: Study) -> list[Path]:
-    """What is made of all arms together: metrics, the folder of tables, summary and pictures."""
-    pictures = [f"{name}.{kind}" for name in figure_names(study) for kind in ("svg", "png")]
+    """What is made of all arms together: metrics, the folder of tables, report and pictures."""
+    pictures = [f"{name}.{kind}" for name in figure_names(study) for kind in FIGURE_FORMATS]
     tables = study.table_path("any").parent
-    return [study.metrics_path, tables, study.summary_path, *(study.figures_folder / name for name in pictures)]
+    return [study.metrics_path, tables, study.report_path, *(study.figures_folder / name for name in pictures)]
 
 
 def products(study: Study) -> list[Path]:

@@ -249,7 +249,7 @@ def _judge_other(study: Study, other: Other, whole: set[str], held: dict[str, st
         if _is_abandoned(path) and not any(Path(name).name in path.as_posix() for name in held):
             yield Finding(Kind.LEFTOVER, path, "its writer did not finish it")
     elif other.what == "picture":
-        yield Finding(Kind.UNUSED, path, "the study has no such picture now")
+        yield Finding(Kind.UNUSED, path, "the study has no such picture or page now")
     else:
         yield Finding(Kind.UNKNOWN, path, "no study makes such a file")
 

@@ -233,7 +233,7 @@ def _read_picture(study: Study, checked: Checked) -> None:
     if checked.place.path.suffix == ".png":
         whole = _is_whole_png(content)
     elif sealed is None:  # those of earlier versions have no checksum
-        end = b"</html>" if checked.place.role is Role.SUMMARY else b"</svg>"
+        end = b"</html>" if checked.place.role is Role.REPORT else b"</svg>"
         whole = content.rstrip().endswith(end) and b"\0" not in content
         checked.unproven = True
     else:
@@ -274,7 +274,7 @@ _READERS = {
     Role.METRICS: _read_metrics,
     Role.TABLES: _read_nothing,
     Role.PICTURE: _read_picture,
-    Role.SUMMARY: _read_picture,
+    Role.REPORT: _read_picture,
 }
 
 

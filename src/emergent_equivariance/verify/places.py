@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from ..figures import figure_names
 from ..study import Arm, Study
+from ..study.products import FIGURE_FORMATS, figure_names
 from ..study.shards import plan_shards
 from ..study.tiling import planned_tiling
 
@@ -46,7 +46,7 @@ class Role(StrEnum):
     METRICS = "metrics"
     TABLES = "tables"
     PICTURE = "picture"
-    SUMMARY = "summary"
+    REPORT = "report"
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ def expected(study: Study) -> dict[str, Place]:
     places.append(Place(study.metrics_path, Role.METRICS, True, some, key=study.metrics_hash))
     places.append(Place(study.table_path("x").parent, Role.TABLES, True, some))
     for name in figure_names(study):
-        for suffix in ("svg", "png"):
+        for suffix in FIGURE_FORMATS:
             places.append(Place(study.figures_folder / f"{name}.{suffix}", Role.PICTURE, True, some))
-    places.append(Place(study.summary_path, Role.SUMMARY, True, some))
+    places.append(Place(study.report_path, Role.REPORT, True, some))
     files = {name_of(study, place.path): place for place in places}
     return files | shards_planned(study, shards_there(study).values())
 
@@ -194,7 +194,11 @@ def classify(name: str) -> Other:
         return Other(name, what, match["folder"], members=_members(match))
     if _TEMPORARY.fullmatch(name):
         return Other(name, "temporary")
-    if re.fullmatch(r"figures/[a-z_]+\.(svg|png)", name) or re.fullmatch(r"tables/[a-z_]+\.csv", name):
+    if re.fullmatch(rf"figures/[a-z_]+\.({'|'.join(FIGURE_FORMATS)})", name) or re.fullmatch(
+        r"tables/[a-z_]+\.csv", name
+    ):
+        return Other(name, "picture")
+    if name == "summary.html":  # what earlier versions called their report
         return Other(name, "picture")
     return Other(name, "")
 
