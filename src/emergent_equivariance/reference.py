@@ -20,7 +20,8 @@ HEAD = """\
 Generated from `src/emergent_equivariance/settings/` by `emeq schema`; do not edit. Every key but those of `study`,
 `kind`, `sweep` and `tracking` can be swept: `sweep: {dotted.key: [values]}`. Unknown keys are errors.
 
-Complete examples are the [shipped studies](README.md); `emeq new FILE.yaml` writes a commented one, `emeq validate` checks it.
+Complete examples are the [shipped studies](README.md). `emeq new FILE.yaml` writes a commented study, `emeq validate`
+checks it.
 """
 
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}

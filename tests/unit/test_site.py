@@ -38,7 +38,7 @@ def test_every_page_is_in_a_table_of_contents_and_every_entry_is_a_page():
     for entry in entries:
         assert fnmatch.filter(pages, entry), entry
     listed = {page for entry in entries for page in fnmatch.filter(pages, entry)}
-    assert pages - listed == {str(ROOT / "docs" / "index")}
+    assert pages - listed == {str(ROOT / "docs" / "index")}, "name new pages in docs/index.md"
 
 
 def test_the_page_of_the_command_line_is_that_of_the_program():
