@@ -12,7 +12,7 @@ from ..study import load_study
 from .common import BEFORE, ClusterOption, ResultsOption, StudyArgument, app, say
 
 
-@app.command(rich_help_panel=BEFORE)
+@app.command(rich_help_panel=BEFORE, epilog="Example: `emeq cluster config/ising_full.yaml`, on the login node.")
 def cluster(
     study_file: StudyArgument,
     file: ClusterOption = None,

@@ -58,10 +58,11 @@ def files(incomplete: str) -> list[str]:
 
 
 def _arms(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Folder names of the arms of the study file that was given."""
+    """Folder names of the arms of the study file that was given: among the rest, as long as options lack values."""
+    given = [word for word in (ctx.params.get("study_file"), *ctx.args) if word is not None]
     try:
-        return [arm.path for arm in load_study(ctx.params["study_file"]).arms if arm.path.startswith(incomplete)]
-    except (UserError, LookupError, TypeError):
+        return [arm.path for arm in load_study(given[0]).arms if arm.path.startswith(incomplete)] if given else []
+    except UserError:
         return []
 
 

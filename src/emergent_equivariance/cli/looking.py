@@ -14,7 +14,7 @@ from ..study.cluster import find_cluster, read_cluster
 from .common import BEFORE, RESULTS, ClusterOption, ResultsOption, StudyArgument, app, say
 
 
-@app.command(rich_help_panel=BEFORE)
+@app.command(rich_help_panel=BEFORE, epilog="Example: `emeq validate config/ising.yaml`.")
 def validate(study_file: StudyArgument) -> None:
     """Check a study file; print its arms, or what is wrong and how to mend it."""
     study = load_study(study_file)
@@ -25,7 +25,9 @@ def validate(study_file: StudyArgument) -> None:
         print(f"  {arm.path}")
 
 
-@app.command(rich_help_panel=BEFORE)
+@app.command(
+    rich_help_panel=BEFORE, epilog="Example: `emeq plan config/ising_full.yaml --cluster profiles/slurm/cluster.yaml`."
+)
 def plan(
     study_file: StudyArgument,
     results: ResultsOption = Path("results"),
@@ -45,7 +47,7 @@ def plan(
     render(study, keys, cluster=read_cluster(found) if found else None)
 
 
-@app.command(rich_help_panel=RESULTS)
+@app.command(rich_help_panel=RESULTS, epilog="Example: `emeq missing config/ising.yaml`.")
 def missing(study_file: StudyArgument, results: ResultsOption = Path("results")) -> None:
     """Say which files of a study are not there yet, and what the logs say of them; exit code 1 if there are any."""
     study = load_study(study_file, results)
@@ -56,7 +58,7 @@ def missing(study_file: StudyArgument, results: ResultsOption = Path("results"))
         raise typer.Exit(1)
 
 
-@app.command(rich_help_panel=BEFORE)
+@app.command(rich_help_panel=BEFORE, epilog="Example: `emeq schema`, in the folder of the project.")
 def schema(
     output: Annotated[Path, typer.Option("--output", help="Where to write the JSON schema.")] = Path(
         "workflow/schemas/study.schema.json"

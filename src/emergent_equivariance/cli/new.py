@@ -30,7 +30,7 @@ def _list(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.command(rich_help_panel=BEFORE)
+@app.command(rich_help_panel=BEFORE, epilog="Example: `emeq new config/mine.yaml --template digits`.")
 def new(
     file: Annotated[
         Path, typer.Argument(metavar="FILE.yaml", help="The file to write; the study is called as the file is.")

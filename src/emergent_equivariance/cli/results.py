@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..verify import Finding, Report
 
 
-@app.command(rich_help_panel=RESULTS)
+@app.command(rich_help_panel=RESULTS, epilog="Example: `emeq verify config/ising.yaml --repair`.")
 def verify(
     study_file: StudyArgument,
     results: ResultsOption = Path("results"),

@@ -56,30 +56,48 @@ def _run_shown(study: Study, command: list[str]) -> int:
     out, begin = console(), time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     said: deque[str] = deque(maxlen=1000)
+    stopped: list[int] = []
     with Live(console=out, auto_refresh=False, transient=True) as live:
 
         def tell(text: str) -> None:
             out.print(text, markup=False, style="yellow")
 
-        # Ctrl-C in a terminal reaches Snakemake too; other signals only this process.
-        handlers = {signal.SIGINT: lambda *_: tell(_STOPPING), signal.SIGTERM: lambda *_: process.terminate()}
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        def stop(number: int, _: object) -> None:
+            tell(_STOPPING)
+            stopped.append(number)
+            if number != signal.SIGINT:  # Ctrl-C in a terminal reaches Snakemake too; other signals only this process
+                process.send_signal(number)
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         reader = threading.Thread(target=_read, args=(process.stdout, said, tell), daemon=True)
         reader.start()
-        while process.poll() is None:
-            look = time.monotonic()
-            live.update(view(status(study), out.width, out.height - 1, advice=False), refresh=True)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(PERIOD, PAUSE * (time.monotonic() - look)))
-        reader.join()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        try:
+            while process.poll() is None:
+                look = time.monotonic()
+                live.update(view(status(study), out.width, out.height - 1, advice=False), refresh=True)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(PERIOD, PAUSE * (time.monotonic() - look)))
+        finally:  # nothing runs on behind a view that is gone
+            if process.poll() is None:
+                process.terminate()
+            process.wait()
+            reader.join()
+            for number, handler in before.items():
+                signal.signal(number, handler)
     found = status(study)
-    if process.returncode:
-        out.print(view(found, out.width, advice=False))
-        out.print("\n".join(["", *_end(list(said))]), markup=False, highlight=False)
-    else:
+    if not process.returncode:
         out.print(headline(found).append(f", in {duration(time.monotonic() - begin)}"))
+        return 0
+    out.print(view(found, out.width, advice=False), "")
+    code = f"Snakemake ended with exit code {process.returncode}"
+    if stopped:
+        end = ["Stopped. The same command goes on."]
+    elif found.failed:
+        again = "Mend the cause and run the same command again: only what is missing is made."
+        end = [f"{code}. {again} `emeq missing {study.file}` names all of it."]
+    else:
+        end = [f"{code}. It said at last:", *list(said)[-SHOWN:]]
+    out.print("\n".join(end), markup=False)
     return process.returncode
 
 
@@ -89,10 +107,3 @@ def _read(output: Iterable[str] | None, said: deque[str], tell: Callable[[str], 
         said.append(line.rstrip("\n"))
         if line.startswith("warning: "):
             tell(said[-1])
-
-
-def _end(said: list[str]) -> list[str]:
-    """Of what Snakemake said before it failed, the list of what is missing, else the last lines."""
-    begins = [i for i, line in enumerate(said) if line.startswith("The study ") and "is not complete" in line]
-    logs = [line for line in said if line.startswith("Complete log")]
-    return [*said[begins[-1] :], *logs] if begins else ["Snakemake said at last:", *said[-SHOWN:]]

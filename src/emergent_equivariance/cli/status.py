@@ -42,7 +42,7 @@ LEAST = 10.0
 LEGEND: dict[State, str] = {"done": "done", "running": "running", "failed": "failed", "waiting": "to do"}
 
 
-@app.command(rich_help_panel=RUN)
+@app.command(rich_help_panel=RUN, epilog="Example: `emeq status config/ising.yaml --watch 5`.")
 def status(
     study_file: StudyArgument,
     results: ResultsOption = Path("results"),
@@ -239,7 +239,7 @@ def _failed_lines(jobs: Sequence[Failed], rows: int) -> Iterator[Text]:
     from rich.text import Text
 
     for job in jobs[:rows]:
-        yield Text(f"  {f'{job.arm}: ' if job.arm else ''}{job.what}: {job.reason}")
+        yield Text(f"  {f'{job.arm}: ' if job.arm else ''}{job.what}: {job.reason.removeprefix('error: ')}")
     if len(jobs) > rows:
         yield Text(f"  and {len(jobs) - rows} more")
 

@@ -49,8 +49,8 @@ def duration(seconds: float) -> str:
 #: Seconds between two lines of a log, at least, and as a share of the time that has passed; lines per second of a
 #: terminal; cells of the bar.
 LOG_PERIOD, LOG_SHARE, TERMINAL_RATE, CELLS = 10.0, 0.1, 10.0, 20
-#: Seconds of the past that the speed is that of, and the share of all that must be done to tell it.
-RECENT, LEAST_SHARE = 60.0, 0.02
+#: Seconds of the past that the speed is that of, and the share of all that must be done to tell it, or the time.
+RECENT, LEAST_SHARE, LEAST_TIME = 60.0, 0.02, 30.0
 
 
 def progress(what: str, steps: int = 0) -> Callable[[float, float], None]:
@@ -82,7 +82,7 @@ def progress(what: str, steps: int = 0) -> Callable[[float, float], None]:
         while len(recent) > 1 and now - recent[1][0] > RECENT:
             recent.popleft()
         base = first if last else recent[0]
-        told = last or done - base[1] > LEAST_SHARE * total
+        told = last or done - base[1] > LEAST_SHARE * total or now - base[0] > LEAST_TIME
         rate = (done - base[1]) / max(now - base[0], 1e-9) if told else 0.0
         recent.append((now, done))
         line = _progress_line(what, done, total, rate, steps)

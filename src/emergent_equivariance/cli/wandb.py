@@ -11,7 +11,7 @@ from ..study import load_study
 from .common import WANDB, ResultsOption, StudyArgument, app, check_kind, say
 
 
-@app.command(rich_help_panel=WANDB)
+@app.command(rich_help_panel=WANDB, epilog="Example: `emeq sync config/ising.yaml --dry-run`.")
 def sync(
     study_file: StudyArgument,
     results: ResultsOption = Path("results"),
@@ -33,7 +33,7 @@ def sync(
         raise typer.Exit(1)
 
 
-@app.command(rich_help_panel=WANDB)
+@app.command(rich_help_panel=WANDB, epilog="Example: `emeq sweep config/ising.yaml --output sweep.yaml`.")
 def sweep(
     study_file: StudyArgument,
     output: Annotated[Path | None, typer.Option("--output", help="Where to write it; default: print it.")] = None,
@@ -50,7 +50,7 @@ def sweep(
         say(f"{output}: register it with `wandb sweep {output}`; limits: docs/tracking.md")
 
 
-@app.command(rich_help_panel=WANDB)
+@app.command(rich_help_panel=WANDB, epilog="Example: `emeq dashboard config/ising.yaml`.")
 def dashboard(
     study_file: StudyArgument,
     output: Annotated[

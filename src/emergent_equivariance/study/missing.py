@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from .tiling import planned_tiling
 LISTED = 20
 #: Bytes at the end of a log in which the line that says why is looked for, and characters of it that are shown.
 TAIL_BYTES, SHOWN = 16384, 240
+
+#: Files of one folder that share a line, at least.
+MANY = 5
 
 #: What is said of a file that is there but does not belong to the study as it is now.
 OTHER = "is of another version of the study"
@@ -100,7 +104,7 @@ def missing_report(study: Study) -> str:
             lines += [f"    {part.what}: {part.path}", f"      {_words(part)}"]
         if len(found) > LISTED:
             lines.append(f"    and {len(found) - LISTED} more")
-    lines += [f"  {part.path}: {_words(part)}" for part in final]
+    lines += _final_lines(final)
     complete = [arm.path for arm in study.arms if not lost[arm.path]]
     lines.append(f"Complete arms: {', '.join(complete) or 'none'}.")
     return "\n".join([*lines, *_remedies(study)])
@@ -147,6 +151,16 @@ def lost_of_all(study: Study) -> Iterator[Lost]:
         if not path.exists() or _is_other(path, study.metrics_hash):
             rule, stem = ("join_metrics", "metrics") if path in joined else ("draw_figures", "figures")
             yield Lost(rule, path.name, path, study.root / "logs" / f"{stem}.log")
+
+
+def _final_lines(final: list[Lost]) -> Iterator[str]:
+    """A line per file with the reason; one for many of a folder that have the same."""
+    for (folder, words), group in itertools.groupby(final, key=lambda part: (part.path.parent, _words(part))):
+        parts = list(group)
+        if len(parts) < MANY:
+            yield from (f"  {part.path}: {words}" for part in parts)
+        else:
+            yield f"  {folder}: {len(parts)} files, {parts[0].path.name} to {parts[-1].path.name}: {words}"
 
 
 def _is_other(path: Path, expected: str) -> bool:
