@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import typer
+import xarray as xr
 import yaml
 from synthetic_results import make_metrics
+from tests.pages import Reader, copy_project
 
 from emergent_equivariance import store
 from emergent_equivariance.cli import app
@@ -26,6 +28,8 @@ TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 
 #: Names that stand for the reader's own file or study.
 PLACEHOLDERS = {
+    "config/first.yaml",
+    "config/mine.yaml",
     "config/my_study.yaml",
     "config/STUDY.yaml",
     "docs/_build/html/index.html",
@@ -53,7 +57,8 @@ def anchors(text):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    for link in re.findall(r"\]\(([^)\s]+)\)", TEXT[page]):
+    words = re.sub(r"^```.*?^```", "", TEXT[page], flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)\s]+)\)", words):
         if link.startswith("https://"):
             continue
         path, _, anchor = link.partition("#")
@@ -96,22 +101,40 @@ def test_the_study_shown_is_the_shipped_one_under_another_name():
     assert [arm.settings for arm in shown.arms] == [arm.settings for arm in shipped.arms]
 
 
+def test_the_commands_of_an_own_study_work(tmp_path):
+    copy_project(tmp_path / "clone")
+    activate, *commands, run = next(block for block in fenced("sh") if "emeq new" in block).splitlines()
+    assert activate == "source .venv/bin/activate" and run.startswith("snakemake --configfile ")  # run by test_tutorial
+    reader = Reader(tmp_path / "clone")
+    reader.run("\n".join(commands))
+    assert "study 'my_study'" in reader.printed and "under results/my_study" in reader.printed
+
+
+def test_the_demo_names_its_reports():
+    recipe = re.search(r"^demo:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    studies = re.search(r"^DEMO := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1].split()
+    (shown,) = fenced("text")
+    assert 'echo "report: results/$$study/report.html"' in recipe
+    assert shown.splitlines() == [f"report: results/{study}/report.html" for study in studies]
+
+
 def test_the_python_shown_runs(tmp_path, monkeypatch, capsys):
-    metrics = make_metrics(load_study(ROOT / "config" / "ising.yaml"))
-    store.write_netcdf(metrics, tmp_path / "results" / "ising" / "metrics.nc", {})
+    study = load_study(ROOT / "config" / "ising.yaml", tmp_path / "results")
+    store.write_netcdf(make_metrics(study), study.metrics_path, {})
+    for arm in study.arms:
+        store.write(xr.Dataset({"mean": 0.0}), study.ensemble_path(arm), store.provenance(study, arm))
     monkeypatch.chdir(tmp_path)
     (text,) = fenced("python")
-    names = {}
-    exec(compile(text, "README.md", "exec"), names)
-    assert names["arm"].sizes["member_count"] == metrics.sizes["member_count"]
-    assert dict(names["grid"]["orbit_variance_ratio"].sizes) == {"width": 3, "augmentation": 2}
-    assert "member_count" in capsys.readouterr().out
+    exec(compile(text, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "member_count" in printed and "predicted_orbit_variance" in printed and "256" in printed
 
 
-@pytest.mark.parametrize("page", ["README.md", "config/README.md"])
-def test_every_shipped_study_is_described(page):
+def test_every_shipped_study_is_described():
+    described, measured = (ROOT / "config" / "README.md").read_text(encoding="utf-8").split("## What each takes")
     for file in (ROOT / "config").glob("*.yaml"):
-        assert f"{file.name})" in TEXT[ROOT / page], file.name
+        assert f"**[{file.name}]({file.name})**" in described, file.name
+        assert f"[{file.stem}]({file.name})" in measured, file.name
 
 
 def test_the_workflow_page_explains_every_rule_and_wildcard():
