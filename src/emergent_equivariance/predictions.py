@@ -44,7 +44,7 @@ def with_stores(study: Study, joined: xr.Dataset, stores: Mapping[str, ArmStores
     Args:
       stores: by arm path, of the arms in ``choice.store_arms``.
     """
-    return joined.merge(drawn(study, stores)).assign(_theory_words(study, stores))
+    return joined.merge(drawn(study, stores)).assign(theory_variables(study, stores))
 
 
 # --------------------------------------------------------------------------------------------- predictions
@@ -225,7 +225,7 @@ _TEXTS = {
 }
 
 
-def _theory_words(study: Study, stores: Mapping[str, ArmStores]) -> dict[str, Any]:
+def theory_variables(study: Study, stores: Mapping[str, ArmStores]) -> dict[str, Any]:
     """theory_…(arm): what the theory stores say of themselves; NaN or empty where an arm has no theory."""
     known = {study.arm(path).theory_key: here.theory for path, here in stores.items() if here.theory is not None}
     theories = [known[arm.theory_key] if arm.settings.has_mean else None for arm in study.arms]

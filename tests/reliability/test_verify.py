@@ -28,6 +28,7 @@ WIDE = f"members/{NONE}/members-000000-000003.zarr.zip"
 BACKUP = f"members/{NONE}/backup~1/members-000000-000001.zarr.zip"
 #: What a job may leave when it is killed after its shard was written.
 LEFT = ("lease", "lease.0123456789abcdef", "checkpoint.zarr.zip")
+PROFILE = "figures/orbit_profile.csv"
 ENSEMBLE, FULL_ENSEMBLE = f"ensemble/{NONE}.zarr.zip", f"ensemble/{FULL}.zarr.zip"
 
 
@@ -123,6 +124,13 @@ def stamp(study, name):
     """A picture of another metrics.nc."""
     path = study.root / name
     path.write_bytes(sealed(unsealed(path).replace(source_of(path.read_bytes())[0].encode(), b"0" * 64)))
+
+
+def earlier(path):
+    """A metrics.nc without the predictions that pictures show."""
+    dataset = store.read_netcdf(path)
+    kept = dataset.drop_vars([name for name in dataset.variables if str(name).startswith(("drawn_", "theory_"))])
+    store.write_netcdf(kept, path, {"config_hash": "0" * 16})
 
 
 def unsealed(path):
@@ -246,6 +254,25 @@ DAMAGES = {
     "a table lost": (lambda s: (s.root / "tables" / "metrics.csv").unlink(), {("torn", "tables")}),
     "tables lost": (lambda s: shutil.rmtree(s.root / "tables"), {("missing", "tables")}),
     "a picture cut": (lambda s: cut(s, "figures/orbit_scaling.png"), {("torn", "figures/orbit_scaling.png")}),
+    "a picture for print cut": (lambda s: cut(s, "figures/orbit_scaling.pdf"), {("torn", "figures/orbit_scaling.pdf")}),
+    "a picture for print of other metrics": (
+        lambda s: stamp(s, "figures/orbit_scaling.pdf"),
+        {("stale", "figures/orbit_scaling.pdf")},
+    ),
+    "numbers of a picture cut": (lambda s: cut(s, PROFILE), {("torn", PROFILE)}),
+    "a number of a picture edited": (
+        lambda s: (p := s.root / PROFILE).write_text(p.read_text().replace("member,0,", "member,1,", 1)),
+        {("torn", PROFILE)},
+    ),
+    "numbers of a picture without their source": (
+        lambda s: (p := s.root / PROFILE).write_text(re.sub("# metrics.nc .*\n", "", p.read_text())),
+        {("torn", PROFILE)},
+    ),
+    "numbers of a picture lost": (lambda s: (s.root / PROFILE).unlink(), {("missing", PROFILE)}),
+    "metrics of an earlier format": (
+        lambda s: earlier(s.metrics_path),
+        {("stale", "metrics.nc")},
+    ),
     "a picture of other metrics": (
         lambda s: stamp(s, "figures/orbit_scaling.svg"),
         {("stale", "figures/orbit_scaling.svg")},

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from emergent_equivariance import report
 from emergent_equivariance.errors import StudyError
-from emergent_equivariance.figures import ArmStores
 from emergent_equivariance.figures.words import number
 from emergent_equivariance.monte_carlo import estimate, jackknife
+from emergent_equivariance.predictions import ArmStores, theory_variables
+from emergent_equivariance.report.solutions import analytic_words, theory_words
 from emergent_equivariance.study import parse_study
 from emergent_equivariance.study.budget import needs
 from emergent_equivariance.study.tiling import planned_tiling
@@ -183,14 +183,16 @@ def test_the_report_says_that_kernels_are_estimated(analytic):
         {**CONTENT, "theory": {"monte_carlo": 16}, "sweep": {"theory.mean": [True, False]}}, Path("estimated.yaml")
     )
     found = solve(study.arms[0].settings, build_task(study.arms[0].settings))
-    metrics = xr.Dataset(coords={"arm": [arm.path for arm in study.arms]})
-    said, other = report._theory_words(study, metrics)
+    said, other = theory_words(study)
     assert "not analytic" in said and "Monte-Carlo kernel of 16 networks" in said
     assert "no analytic mean" in other
-    stores = {"estimated": ArmStores(xr.Dataset(), found, xr.Dataset())}
-    (listed,) = report._analytic(stores)
+
+    def listed(theory):
+        stores = {study.arms[0].path: ArmStores(xr.Dataset(), theory, xr.Dataset())}
+        metrics = xr.Dataset(theory_variables(study, stores), {"arm": [arm.path for arm in study.arms]})
+        return " ".join(map(str, analytic_words(metrics)))
+
     error = float(np.sqrt((found["mean_error"].isel(step=-1) ** 2).mean()))
-    assert f"root mean square: {number(error)}" in listed and "Analytic and estimated solutions" in listed
-    assert stores["estimated"].mean_label.startswith("Monte-Carlo mean")
-    (listed,) = report._analytic({"analytic": ArmStores(xr.Dataset(), analytic, xr.Dataset())})
-    assert "estimated" not in listed and "Monte-Carlo" not in listed
+    assert f"root mean square: {number(error)}" in listed(found)
+    assert "Analytic and estimated solutions" in listed(found)
+    assert "estimated" not in listed(analytic) and "Monte-Carlo" not in listed(analytic)

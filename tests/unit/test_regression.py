@@ -311,9 +311,9 @@ def test_the_picture_shows_the_metrics(study, metrics, tmp_path):
         expected = [metrics[name].sel(arm=arm, time=t).values for arm in metrics["arm"] for t in (np.inf, 7, 0)]
         np.testing.assert_array_equal(drawn, expected)
     (tmp_path / "again").mkdir()
-    first = draw_all(study, metrics, {}, tmp_path)
-    again = draw_all(study, metrics, {}, tmp_path / "again")
-    assert [p.name for p in first] == ["learning_curves.svg", "learning_curves.png"]
+    first = draw_all(study, metrics, tmp_path)
+    again = draw_all(study, metrics, tmp_path / "again")
+    assert [p.name for p in first] == [f"learning_curves.{kind}" for kind in ("svg", "png", "pdf", "csv")]
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in again]
 
 
