@@ -16,7 +16,7 @@ NONE, FULL = "augmentation~none", "augmentation~full"
 
 def two_logits(stores):
     """The stores of two outputs with each output an observable of its own."""
-    for path, (data, theory, ensemble) in stores.items():
+    for path, (data, _, ensemble) in stores.items():
         data = data.drop_vars("readout").assign(readout=(("observable", "output"), np.eye(2)))
         second = ensemble["second_moment"].rename(output="observable")
         ensemble = ensemble.drop_vars("observable_second_moment").assign(observable_second_moment=second)
@@ -83,7 +83,7 @@ def test_arms_without_members_theory_or_examples_are_nan_or_absent():
     stores = make_stores(study)
     single = drawn(study, stores)["drawn_single"].transpose("drawn_member", ...)
     assert single[:2].notnull().all() and single[2:].isnull().all()
-    data, theory, ensemble = stores[NONE]
+    ensemble = stores[NONE].ensemble
     gone = (ensemble * np.nan).drop_vars("example_prediction").assign_attrs(members=0)
     stores[NONE] = stores[NONE]._replace(ensemble=gone, theory=None)
     found = drawn(study, stores).sel(drawn_arm=NONE)
@@ -149,7 +149,7 @@ def test_only_what_is_drawn_is_read():
         return dataset
 
     expected = drawn(study, stores)
-    for path, (data, theory, ensemble) in stores.items():
+    for path, (_, theory, ensemble) in stores.items():
         stores[path] = stores[path]._replace(theory=opened(theory), ensemble=opened(ensemble))
     xr.testing.assert_identical(drawn(study, stores), expected)
     orbits = 3 * ORBITS / expected.sizes["drawn_sample"]
