@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from emergent_equivariance import controller, lease, status
 from emergent_equivariance.cli import app
-from emergent_equivariance.cli.status import headline, view
+from emergent_equivariance.cli.view import headline, view
 from emergent_equivariance.study import load_study
 from emergent_equivariance.study.products import products
 

@@ -55,7 +55,7 @@ def test_the_page_and_the_help_name_the_same_exit_codes():
     assert [int(code) for code in rows] == list(common.EXIT_CODES)
     shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).output
     for code in common.EXIT_CODES:
-        assert re.search(rf"\b{code} \w", shown.partition("Exit codes")[2]), code
+        assert re.search(rf"\b{code}: \w", shown.partition("Exit codes")[2]), code
 
 
 def test_every_documented_exit_code_is_returned(tmp_path, monkeypatch, capsys):

@@ -49,7 +49,7 @@ EXIT_CODES = {
 }
 
 _HELP = "Emergent equivariance of deep ensembles against the analytic NTK mean."
-_EPILOG = "Exit codes: " + ". ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
+_EPILOG = "Exit codes:\n\n" + "\n\n".join(f"{code}: {meaning}." for code, meaning in EXIT_CODES.items())
 
 
 def files(incomplete: str) -> list[str]:

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from ..study import load_study, missing_report
+from ..study import load_study
 from ..study.cluster import find_cluster, read_cluster
-from .common import BEFORE, RESULTS, ClusterOption, ResultsOption, StudyArgument, app, say
+from .common import BEFORE, ClusterOption, ResultsOption, StudyArgument, app, say
 
 
 @app.command(rich_help_panel=BEFORE, epilog="Example: `emeq validate config/ising.yaml`.")
@@ -45,17 +45,6 @@ def plan(
         say(f"warning: {warning}")
     found = cluster or find_cluster(Path(), os.environ)
     render(study, keys, cluster=read_cluster(found) if found else None)
-
-
-@app.command(rich_help_panel=RESULTS, epilog="Example: `emeq missing config/ising.yaml`.")
-def missing(study_file: StudyArgument, results: ResultsOption = Path("results")) -> None:
-    """Say which files of a study are not there yet, and what the logs say of them; exit code 1 if there are any."""
-    study = load_study(study_file, results)
-    study.check_existing()
-    report = missing_report(study)
-    print(report or f"The study {study.name!r} is complete: {study.root}")
-    if report:
-        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=BEFORE, epilog="Example: `emeq schema`, in the folder of the project.")

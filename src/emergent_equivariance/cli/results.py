@@ -11,11 +11,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..study import Study, load_study
+from ..study import Study, load_study, missing_report
 from .common import RESULTS, ResultsOption, StudyArgument, app, progress, say
 
 if TYPE_CHECKING:
     from ..verify import Finding, Report
+
+
+@app.command(rich_help_panel=RESULTS, epilog="Example: `emeq missing config/ising.yaml`.")
+def missing(study_file: StudyArgument, results: ResultsOption = Path("results")) -> None:
+    """Say which files of a study are not there yet, and what the logs say of them; exit code 1 if there are any."""
+    study = load_study(study_file, results)
+    study.check_existing()
+    report = missing_report(study)
+    print(report or f"The study {study.name!r} is complete: {study.root}")
+    if report:
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=RESULTS, epilog="Example: `emeq verify config/ising.yaml --repair`.")

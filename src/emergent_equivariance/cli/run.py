@@ -16,8 +16,8 @@ import typer
 
 from ..study import Study, load_study
 from .common import RUN, StudyArgument, app
-from .status import headline, view
 from .terminal import console, duration
+from .view import headline, view
 
 #: Lines of Snakemake's output that are shown where it fails; seconds between two looks at the study, and how many times
 #: as long as a look takes.
