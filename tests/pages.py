@@ -28,8 +28,8 @@ FENCE = re.compile(
     flags=re.DOTALL | re.MULTILINE,
 )
 
-#: Languages of blocks that are followed; others need a comment.
-LANGUAGES = {"bash", "python", "text", "diff"}
+#: Languages of blocks that are followed, and of those that are no code; others need a comment.
+LANGUAGES, WORDS = {"bash", "python", "text", "diff"}, {"math"}
 
 
 class Block(NamedTuple):
@@ -53,6 +53,7 @@ def blocks(page: Path) -> list[Block]:
     found = [
         Block(page.name, m["language"], m["code"], m["note"] or "", text.count("\n", 0, m.start("code")) + 1)
         for m in FENCE.finditer(text)
+        if m["language"] not in WORDS
     ]
     for block in found:
         assert block.note or block.language in LANGUAGES, f"{block.page}:{block.line}: nothing says what this is for"

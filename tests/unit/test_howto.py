@@ -12,7 +12,7 @@ OWN = [ROOT / "docs" / "custom_task.md", ROOT / "docs" / "custom_network.md"]
 
 
 #: Pages that take longer.
-SLOW = ("jax_network", "custom_network")
+SLOW = ("jax_network", "custom_network", "slurm")
 
 
 @pytest.mark.parametrize(
