@@ -69,11 +69,14 @@ def chart(table: pd.DataFrame, *, columns: int = 3) -> dict[str, Any]:
 
     looks = table.attrs["looks"]
     colours = [look.colour for look in looks.values()]
-    panels = [_panel(table, panel) for panel in table.attrs["panels"]]
-    whole = alt.concat(*panels, columns=min(columns, len(panels)), spacing=18)
+    drawn = {name: [curve for curve in curves(table) if curve.panel == name] for name in table.attrs["panels"]}
+    whole = alt.concat(
+        *(_panel(table, *panel) for panel in drawn.items()), columns=min(columns, len(drawn)), spacing=18
+    )
     whole = whole.properties(usermeta={"dark": [on_dark(colour) for colour in colours]}, background="transparent")
     whole = whole.add_params(alt.param(name="colours", value=colours))
-    return whole.to_dict()
+    rows = {name: _rows(of_name, table) for name, of_name in drawn.items() if of_name}
+    return {**whole.to_dict(), "datasets": rows}  # put in last: Altair copies and checks what it is given many times
 
 
 def chart_config(dark: bool) -> dict[str, Any]:
@@ -103,10 +106,9 @@ def on_dark(colour: str) -> str:
     return "#" + "".join(f"{round(255 * c):02x}" for c in channels + white * (1 - channels))
 
 
-def _panel(table: pd.DataFrame, panel: str) -> alt.LayerChart | alt.FacetChart:
+def _panel(table: pd.DataFrame, panel: str, drawn: list[Curve]) -> alt.LayerChart | alt.FacetChart:
     import altair as alt
 
-    drawn = [curve for curve in curves(table) if curve.panel == panel]
     said = table.attrs["panel_notes"].get(panel, "").splitlines()
     title = alt.TitleParams(wrap(panel, PANEL_SIZE[0] // 6), subtitle=said, anchor="start", fontSize=12)
     size = {"width": PANEL_SIZE[0], "height": PANEL_SIZE[1], "title": title}
@@ -114,8 +116,6 @@ def _panel(table: pd.DataFrame, panel: str) -> alt.LayerChart | alt.FacetChart:
         nothing = alt.Chart(alt.Data(values=[{}])).mark_text(text="nothing to draw: no finite value")
         return alt.layer(nothing).properties(**size)
     scales = {axis: _scale(table, panel, axis) for axis in "xy"}
-    lines = (piece for curve in drawn for piece in enumerate(pieces(curve, table.attrs["gap"])))
-    values = alt.Data(values=[row for number, line in lines for row in _rows(line, number, scales["y"])])
     channels = _channels(table.attrs["looks"])
     label = {axis: of_panel(table, f"{axis}_label", panel) for axis in "xy"}
     x = alt.X("x:Q", title=label["x"], scale=alt.Scale(**scales["x"]), axis=_ticks(table, panel, scales["x"]))
@@ -129,7 +129,9 @@ def _panel(table: pd.DataFrame, panel: str) -> alt.LayerChart | alt.FacetChart:
     ]
 
     def layer(shows: str, mark: str, opacity: float, encoding: dict[str, Any], **options: Any) -> alt.Chart:
-        shown = getattr(alt.Chart(values).transform_filter(f"datum.{shows}"), f"mark_{mark}")(**options)
+        shown = getattr(alt.Chart(alt.NamedData(name=panel)).transform_filter(f"datum.{shows}"), f"mark_{mark}")(
+            **options
+        )
         faded = alt.condition({"param": CHOSEN}, alt.value(opacity), alt.value(FADED * opacity))
         return shown.encode(x=x, color=channels["color"], opacity=faded, detail="line:N", **encoding)
 
@@ -165,10 +167,16 @@ def _channels(looks: dict[str, Look]) -> dict[str, Any]:
     }
 
 
-def _rows(curve: Curve, line: int, scale: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of one line: numbers, tooltips, and the layers that show them. Low ends stop where a log axis ends."""
-    look, rows = curve.look, []
+def _rows(drawn: list[Curve], table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a panel: numbers, tooltips, and the layers that show them. Low ends stop where a log axis ends."""
+    scale = _scale(table, drawn[0].panel, "y")
     floor = scale["domain"][0] if scale["type"] == "log" else -np.inf
+    lines = (piece for curve in drawn for piece in enumerate(pieces(curve, table.attrs["gap"])))
+    return [row for count, line in lines for row in _line_rows(line, count, floor)]
+
+
+def _line_rows(curve: Curve, line: int, floor: float) -> list[dict[str, Any]]:
+    look, rows = curve.look, []
     marked = bool(look.marker) or len(curve.x) == 1
     kinds = {"full": marked and not look.hollow, "open": marked and look.hollow}
     kinds["joined"] = look.dash is not None and len(curve.x) > 1

@@ -109,7 +109,7 @@ def _room(ax: Axes, *, upright: bool = False) -> int:
     figure, box = ax.get_figure(root=True), ax.get_position()
     assert figure is not None
     width, height = figure.get_size_inches()
-    return int(1.25 * (box.height * height if upright else box.width * width) / LETTER)
+    return int((1.25 * box.height * height if upright else 1.1 * box.width * width) / LETTER)
 
 
 def italic(text: str) -> str:

@@ -16,13 +16,13 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Colours of constant meaning, distinguishable with any colour vision (Okabe & Ito 2008).
+#: Colours of constant meaning, told apart with any colour vision (after Okabe & Ito 2008).
 COLOURS = {
-    "member": "#8c8c8c",
+    "member": "#999999",
     "full": "#0072B2",
     "none": "#D55E00",
     "random": "#009E73",
-    "subset": "#CC79A7",
+    "subset": "#56B4E9",
     "theory": "#000000",
     "mirror": "#E69F00",
     "guide": "#a0a0a0",
