@@ -11,6 +11,7 @@ from emergent_equivariance import store
 from emergent_equivariance.errors import DataError, StudyError
 from emergent_equivariance.figures import draw_all
 from emergent_equivariance.figures.learning_curves import learning_curves
+from emergent_equivariance.figures.words import number
 from emergent_equivariance.measures import get_measure, regression
 from emergent_equivariance.measures.repeats import estimate, overlap, training_sets
 from emergent_equivariance.study import parse_study
@@ -322,6 +323,18 @@ def test_words(study, metrics):
     assert text == page(study, metrics)
     assert "With 40 training samples" in text and "against A: B " in text
     assert "No ridge" in text and "scikit-learn" in text and "Substitute" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "best_of"), [("accuracy", "accuracy", max), ("mse", "mean squared error", min)]
+)
+def test_the_claim_names_the_best_kernel(study, metrics, name, words, best_of):
+    known = metrics if name == "accuracy" else metrics.drop_vars([v for v in metrics if "accuracy" in str(v)])
+    at = {"size": 40, "time": np.inf}
+    best = best_of(metrics["arm"].values, key=lambda arm: float(metrics[name].sel(arm=arm, **at)))
+    value = number(*(float(metrics[f"{name}{suffix}"].sel(arm=best, **at)) for suffix in ("", "_se")))
+    claim = regression.content(study, known).claim
+    assert claim.startswith(f"With 40 training samples {best[-1]} has the best {words} of 2 kernels, **{value}**")
 
 
 def test_a_substitute_is_announced(study, curves):

@@ -74,16 +74,16 @@ def _claim(metrics: xr.Dataset, metric: str, time: float) -> str:
     if not known:
         return f"With {at['size']} training samples no kernel was measured."
     best = (max if more else min)(known, key=lambda arm: known[arm])
-    start = (
-        f"With {at['size']} training samples the {words} of {label[best]} is **{_of(metrics, metric, arm=best, **at)}**"
-    )
+    start, found = f"With {at['size']} training samples", _of(metrics, metric, arm=best, **at)
     if len(known) == 1:
-        return f"{start}."
-    rival = first if first != best else next(arm for arm in known if arm != best)
+        return f"{start} the {words} of {label[best]} is **{found}**."
+    rival = first if first != best and first in known else next(arm for arm in known if arm != best)
+    start += f" {label[best]} has the best {words} of {len(known)} kernels, **{found}**"
+    other = f"{label[rival]} ({_of(metrics, metric, arm=rival, **at)})"
     against = _against(metrics, metric, more, best, rival, at)
-    compared = f": {against} than that of {label[rival]}" if against.startswith(("better", "worse")) else ""
-    other = f"{label[rival]} has {_of(metrics, metric, arm=rival, **at)}"
-    return f"{start}{compared or f', {against}' if against else ''}; {other}, and {len(known)} kernels were compared."
+    if not against:
+        return f"{start}; the other is {other}." if len(known) == 2 else f"{start}; {other} is the first of the study."
+    return f"{start}: {against} {'than' if against.startswith('better') else 'to'} {other} on the same training sets."
 
 
 def _by_size(metrics: xr.Dataset, metric: str, time: float) -> list[Block]:
