@@ -231,6 +231,8 @@ STUDY_FILES = {
     "a key given twice": Case("validate small.yaml", ["small.yaml", "'study'", "twice"], text("study: a\nstudy: b")),
     "no text": Case("validate small.yaml", ["small.yaml", "not valid YAML"], text(b"study: \xff\xfe")),
     "an object": Case("validate small.yaml", ["small.yaml", "python"], text("study: !!python/object:os.system {}")),
+    "no study to run": Case("run none.yaml", ["none.yaml", "No such file", "config/"]),
+    "no study to see": Case("status none.yaml", ["none.yaml", "No such file", "config/"]),
     **{
         f"a bad key, by {command.split()[0]}": Case(
             command, ["small.yaml", "network.widht", "4", "width"], change(network={"name": "mlp", "widht": 4})
@@ -252,6 +254,11 @@ ARGUMENTS = {
     "no kernels in tiles": Case(
         "kernel-tiles small.yaml --key {kernel} --first 0 --last 1", ["small.yaml", "{kernel}", "execution.tiles_above"]
     ),
+    "a study file that exists": Case("new small.yaml", ["small.yaml", "exists", "not overwritten"]),
+    "a schema where nothing is written": Case(
+        "schema --output /proc/none/schema.json", ["/proc/none/schema.json", "cannot be written"]
+    ),
+    "an unknown template": Case("new mine.yaml --template nonesuch", ["'--template'", "'nonesuch'", "ising"], code=2),
     "an unknown subcommand": Case("trian small.yaml", ["trian"], code=2),
     "an unknown option": Case("validate small.yaml --fast", ["--fast"], code=2),
     "no study file": Case("validate", ["STUDY.yaml"], code=2),
@@ -421,6 +428,7 @@ STORES = {
         change(ensemble={"members": 3}),
     ),
     "a link out of the results": Case(AGGREGATE, [f"members/{NONE}", "link"], linked(f"members/{NONE}")),
+    "a link out of the results, seen from afar": Case("status small.yaml", ["members", "link"], linked("members")),
     "a link for the controller": Case(
         "verify small.yaml --repair",
         [".controller", "link"],
