@@ -6,6 +6,7 @@ Nothing of Snakemake is imported; its objects are given by the Snakefile.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,13 +16,13 @@ from typing import IO, Any
 from . import controller, slurm
 from .errors import StudyError
 from .slurm_states import heed_lost_jobs
-from .study import Study, ensemble_shards, read_yaml
-from .study.cluster import read_cluster, request, resource_names
+from .study import Study, ensemble_shards, load_study, read_yaml
+from .study.cluster import find_cluster, read_cluster, request, resource_names
 from .study.dependencies import Dependencies
 from .study.resources import Demands, threads_of
 from .study.submission import Asked, check_jobs
 
-__all__ = ["RULES", "STUDY_FILE", "Jobs", "command", "find_study_file", "warnings"]
+__all__ = ["RULES", "STUDY_FILE", "Jobs", "command", "find_study_file", "set_up", "warnings"]
 
 #: Key of Snakemake's config that names a study file; for a Snakefile that uses this one as a module.
 STUDY_FILE = "study_file"
@@ -106,6 +107,33 @@ def warnings(study: Study) -> Iterator[str]:
                 f"warning: {study.file}: the arm {arm.path} has no shard, and execution.allow_missing keeps the "
                 "default target from training any: its ensemble will be refused. The target all_members trains them."
             )
+
+
+def set_up(workflow: Any, config: Mapping[str, Any], default: Path) -> Jobs:
+    """The jobs of the study that Snakemake is given; see find_study_file.
+
+    Args:
+      workflow: Snakemake's, while it reads the Snakefile; as a module it has a prefix and other names of rules.
+      config: its config.
+      default: the study where none is given.
+
+    Raises UserError if the study file or the cluster file is not valid, or members on disk are of another version.
+    """
+    files = [Path(file) for file in workflow.configfiles]
+    results = Path(workflow.modifier.path_modifier.replace_prefix("results/_")).parent
+    study = load_study(find_study_file(config, files, default), results)
+    if workflow.is_main_process:
+        study.check_existing()
+
+    def forced() -> bool:
+        return bool(workflow.dag_settings.forceall or workflow.dag_settings.forcerun)
+
+    def remake(path: Path) -> None:
+        workflow.dag.forcefiles.add(str(path))
+
+    cluster_file = find_cluster(Path(), os.environ) or find_cluster(Path(workflow.basedir), os.environ)
+    names = {workflow.modifier.modify_rulename(rule): rule for rule in RULES}
+    return Jobs(Dependencies(study, forced, remake), names, cluster_file)
 
 
 class Jobs:

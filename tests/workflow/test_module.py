@@ -83,6 +83,12 @@ def planned(said: str) -> dict[str, int]:
     return {rule: int(count) for rule, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)}
 
 
+def test_the_default_study_is_the_file_beside_the_workflow(tmp_path):
+    for snakefile in ("Snakefile", "workflow/Snakefile"):
+        said = snakemake(tmp_path, "-n", "-p", "--snakefile", str(ROOT / snakefile)).stdout
+        assert f" data {ROOT / 'config' / 'ising.yaml'} --key " in said
+
+
 def test_as_snakedeploy_deploys_it(tmp_path):
     """Without a default target of the module's own the plan would be empty."""
     folder = project(tmp_path / "a", DEPLOYED, study=TINY)

@@ -1,6 +1,5 @@
 # The study, and the functions that the rules ask for its files. All that is known of them is in
 # src/emergent_equivariance; nothing heavy is imported: every cluster job parses this file again.
-import os
 import re
 import sys
 from pathlib import Path
@@ -13,9 +12,8 @@ try:
     from emergent_equivariance import workflow as starting
     from emergent_equivariance.errors import UserError
     from emergent_equivariance.figures import FIGURES as PICTURES
-    from emergent_equivariance.study import load_study, missing_report, read_yaml
-    from emergent_equivariance.study.cluster import find_cluster
-    from emergent_equivariance.study.dependencies import AGELESS, Dependencies
+    from emergent_equivariance.study import missing_report, read_yaml
+    from emergent_equivariance.study.dependencies import AGELESS
     from emergent_equivariance.study.products import FIGURE_FORMATS, figure_names
 except ModuleNotFoundError as error:
     if error.name != "emergent_equivariance":
@@ -25,39 +23,15 @@ except ModuleNotFoundError as error:
         "the same version (docs/module.md)."
     )
 
-HERE = Path(workflow.basedir)
-
-
-def forced():
-    """Whether runs are forced on the command line."""
-    return workflow.dag_settings.forceall or workflow.dag_settings.forcerun
-
-
-def remake(path):
-    """Have a file made, whatever Snakemake knows of it."""
-    workflow.dag.forcefiles.add(str(path))
-
+HERE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True))
 
 try:
-    STUDY = load_study(
-        starting.find_study_file(
-            config,
-            [Path(file) for file in workflow.configfiles],
-            Path(workflow.source_path("../../config/ising.yaml")),
-        ),
-        Path(workflow.modifier.path_modifier.replace_prefix("results/_")).parent,
-    )
-    if workflow.is_main_process:
-        STUDY.check_existing()
-    NEEDS = Dependencies(STUDY, forced, remake)
-    JOBS = starting.Jobs(
-        NEEDS,
-        {workflow.modifier.modify_rulename(rule): rule for rule in starting.RULES},
-        find_cluster(Path(), os.environ) or find_cluster(HERE, os.environ),
-    )
+    JOBS = starting.set_up(workflow, config, HERE.parents[1] / "config" / "ising.yaml")
 except UserError as error:
     raise WorkflowError(str(error))
 
+NEEDS = JOBS.needs
+STUDY = NEEDS.study
 if not config:
     config.update(read_yaml(STUDY.file))  # the report's description names the study
 if workflow.is_main_process:
