@@ -46,7 +46,7 @@ def view(found: Status, width: int, height: int | None = None, *, advice: bool =
     bar = BARS[width >= WIDE]
     parts.append(_arms_table(found, max(2, space - used) if height else space, bar))
     if any(set(arm.states) != {"done"} for arm in found.arms):
-        parts.append(Text.assemble(*(f"{LOOKS[state][0]} {what}   " for state, what in LEGEND.items()), style="dim"))
+        parts.append(_legend())
     if found.running:
         parts += [Text("\nrunning"), *_running_lines(found.running, jobs)]
     if found.failed:
@@ -54,6 +54,15 @@ def view(found: Status, width: int, height: int | None = None, *, advice: bool =
     if advice:
         parts.append(Text("\n" + _advice(found)))
     return Group(*parts)
+
+
+def _legend() -> Text:
+    from rich.text import Text
+
+    line = Text()
+    for state, what in LEGEND.items():
+        line.append(*LOOKS[state]).append(f" {what}   ", "dim")
+    return line
 
 
 def headline(found: Status) -> Text:
@@ -88,7 +97,7 @@ def stages_line(stages: Sequence[Stage]) -> Text:
             if stage.states.get(state):
                 more.append(f"{stage.states[state]} {state}")
         style = "red" if "failed" in stage.states else "green" if done == stage.of else "yellow" if more else "dim"
-        text = f"{stage.what} {done}/{stage.of}" + (f" ({', '.join(more)})" if more else "")
+        text = f"{stage.what} {count(done)}/{count(stage.of)}" + (f" ({', '.join(more)})" if more else "")
         line.append("  " if line else "").append(text.replace(" ", "\u00a0"), style)
     return line
 
@@ -107,7 +116,11 @@ def _arms_table(found: Status, rows: int, bar: int) -> RenderableType:
         table.add_column("1/s per job", justify="right", no_wrap=True)
     for name, arms in _grouped(found.arms, rows):
         states = Counter(state for arm in arms for state in arm.states)
-        cells: list[RenderableType] = [name, _bar(states, bar), f"{states['done']}/{sum(states.values())}"]
+        cells: list[RenderableType] = [
+            name,
+            _bar(states, bar),
+            f"{count(states['done'])}/{count(sum(states.values()))}",
+        ]
         if trained:
             done, members = sum(arm.members_done for arm in arms), sum(arm.members for arm in arms)
             cells += [f"{count(done)}/{count(members)}", _speed(arms)]
