@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import time
 import zipfile
 from datetime import UTC, datetime
@@ -297,6 +298,7 @@ def test_many_arms_fit_a_terminal(tmp_path, monkeypatch):
         lines = shown.splitlines()
         assert len(lines) <= 24 and max(map(len, lines)) <= width, shown
         assert "20 arms, all done" in shown
+        assert not [line for line in lines if re.search(r"\(\d+$|^(failed|running)\)", line)], "breaks between stages"
         assert "\x1b" not in shown
         rows = [line for line in lines if "~" in line.split(" ")[0]]
         assert rows[0].startswith(study.arms[59].path), "what failed comes first"

@@ -42,7 +42,7 @@ def view(found: Status, width: int, height: int | None = None, *, advice: bool =
     space = ROWS if height is None else max(2, height - FRAME)
     jobs = JOBS if height is None else max(1, space // 4)
     used = sum(min(len(jobs_), jobs) + 2 for jobs_ in (found.running, found.failed) if jobs_)
-    parts: list[RenderableType] = [headline(found), stages_line(found.stages), Text()]
+    parts: list[RenderableType] = [headline(found), stages_lines(found.stages, width), Text()]
     bar = BARS[width >= WIDE]
     parts.append(_arms_table(found, max(2, space - used) if height else space, bar))
     if any(set(arm.states) != {"done"} for arm in found.arms):
@@ -86,11 +86,11 @@ def headline(found: Status) -> Text:
     return Text.assemble((found.study, "bold"), ": ", ", ".join(parts))
 
 
-def stages_line(stages: Sequence[Stage]) -> Text:
-    """Every stage with how many of its jobs are done."""
+def stages_lines(stages: Sequence[Stage], width: int) -> Text:
+    """Every stage with how many of its jobs are done, in lines of so many columns that break between stages."""
     from rich.text import Text
 
-    line = Text()
+    line, used = Text(), 0
     for stage in stages:
         done, more = stage.states.get("done", 0), []
         for state in ("running", "failed"):
@@ -98,7 +98,9 @@ def stages_line(stages: Sequence[Stage]) -> Text:
                 more.append(f"{stage.states[state]} {state}")
         style = "red" if "failed" in stage.states else "green" if done == stage.of else "yellow" if more else "dim"
         text = f"{stage.what} {count(done)}/{count(stage.of)}" + (f" ({', '.join(more)})" if more else "")
-        line.append("  " if line else "").append(text.replace(" ", "\u00a0"), style)
+        gap = "" if not used else "  " if used + 2 + len(text) <= width else "\n"
+        line.append(gap).append(text, style)
+        used = len(text) + (used + 2 if gap == "  " else 0)
     return line
 
 
