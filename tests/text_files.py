@@ -12,8 +12,8 @@ EXEMPT = {".svg", ".png", ".gz", ".ipynb", ".npz", ".zip"}
 
 
 def mended(text: str) -> str:
-    """The text as it should be; an empty one stays."""
-    lines = [line.rstrip(" \t") for line in text.splitlines()]
+    """The text as it should be. An empty one stays, and so does a line of one space: an empty one in a diff."""
+    lines = [line if line == " " else line.rstrip(" \t") for line in text.splitlines()]
     return "\n".join(lines).rstrip("\n") + "\n" if text.strip() else ""
 
 

@@ -163,7 +163,7 @@ def test_targets_that_pages_name_exist():
 
 
 def test_files_end_with_one_newline_and_lines_without_spaces(tmp_path):
-    assert mended("a \n\tb\t\n\n\n") == "a\n\tb\n" and mended("") == ""
+    assert mended("a \n\tb\t\n \n  \nc\n\n") == "a\n\tb\n \n\nc\n" and mended("") == ""
     file = tmp_path / "a.txt"
     file.write_text("a \n")
     assert wrong([file]) == [file] and wrong([file], fix=True) == [file] and wrong([file]) == []
