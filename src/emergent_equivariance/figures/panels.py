@@ -113,9 +113,9 @@ def _room(ax: Axes, *, upright: bool = False) -> int:
 
 
 def italic(text: str) -> str:
-    """A text in which single letters, which are quantities, are set in italics; "^x" is raised."""
+    """A text in which single letters but the article, which are quantities, are set in italics; "^x" is raised."""
     raised = re.sub(r"\^([A-Za-z])", r"$^{\1}$", text)
-    return re.sub(r"(?<![\w'${^])([A-Za-z])(?![\w'$}])", r"$\1$", raised)
+    return re.sub(r"(?<![\w'${^])([B-Zb-z])(?![\w'$}])", r"$\1$", raised)
 
 
 def finish(figure: Figure, title: str, notes: Iterable[str] = (), *, legend: bool = True, nothing: str = "") -> Figure:
