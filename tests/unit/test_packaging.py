@@ -124,7 +124,7 @@ def test_conda_and_container_take_their_versions_from_the_lock():
     for source in re.findall(r"^COPY (.*) \S+$", container, flags=re.MULTILINE):
         assert all((ROOT / name).exists() for name in source.split())
     assert "envs/emergent-equivariance.sif" in container
-    assert 'container: "envs/emergent-equivariance.sif"' in text("Snakefile")
+    assert 'container: "envs/emergent-equivariance.sif"' in text("workflow", "study.smk")
 
 
 # ------------------------------------------------------------------------------------------- hosted checks and hooks

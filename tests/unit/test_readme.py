@@ -140,7 +140,7 @@ def test_every_shipped_study_is_described():
 def test_the_workflow_page_explains_every_rule_and_wildcard():
     page = TEXT[ROOT / "docs" / "workflow.md"]
     rules = re.findall(r"^rule (\w+):", "".join(p.read_text() for p in ROOT.glob("workflow/rules/*.smk")), re.MULTILINE)
-    constraints = re.search(r"wildcard_constraints:\n((?:    .*\n)+)", (ROOT / "Snakefile").read_text())[1]
+    constraints = re.search(r"wildcard_constraints:\n((?:    .*\n)+)", (ROOT / "workflow" / "study.smk").read_text())[1]
     for name in [*rules, *re.findall(r"^ +(\w+)=", constraints, re.MULTILINE)]:
         assert f"`{name}`" in page, name
 
