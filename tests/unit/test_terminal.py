@@ -4,6 +4,7 @@ import io
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -247,6 +248,15 @@ def test_a_run_that_fails_says_why(tmp_path, monkeypatch):
     assert start() == 3
     assert "analytic solution: the disk is full" in out.getvalue()
     assert "`emeq missing " in out.getvalue()
+
+
+def test_a_signal_to_a_run_stops_snakemake(tmp_path, monkeypatch):
+    waiting = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
+    _, out, start = shown_run(tmp_path, monkeypatch, waiting)
+    before = signal.getsignal(signal.SIGTERM)
+    assert start() == -signal.SIGTERM
+    assert out.getvalue().rstrip().endswith("Stopped. The same command goes on.")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_nothing_runs_on_behind_a_view_that_is_gone(tmp_path, monkeypatch):

@@ -23,6 +23,8 @@ from .view import headline, view
 #: as long as a look takes.
 SHOWN, PERIOD, PAUSE = 30, 1.0, 10.0
 
+#: What asks a run to stop; SIGHUP: the terminal is gone.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STOPPING = "stopping: what is in training writes a checkpoint, and the same command goes on from there"
 
 
@@ -44,7 +46,7 @@ def run(context: typer.Context, study_file: StudyArgument) -> None:
     if not (sys.stdout.isatty() and sys.stderr.isatty()):
         os.execv(command[0], command)
     if code := _run_shown(study, command):
-        raise typer.Exit(code)
+        raise typer.Exit(code if code > 0 else 128 - code)
 
 
 def _run_shown(study: Study, command: list[str]) -> int:
@@ -63,12 +65,12 @@ def _run_shown(study: Study, command: list[str]) -> int:
             out.print(text, markup=False, style="yellow")
 
         def stop(number: int, _: object) -> None:
-            tell(_STOPPING)
             stopped.append(number)
             if number != signal.SIGINT:  # Ctrl-C in a terminal reaches Snakemake too; other signals only this process
-                process.send_signal(number)
+                process.terminate()
+            tell(_STOPPING)
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, stop) for number in _SIGNALS}
         reader = threading.Thread(target=_read, args=(process.stdout, said, tell), daemon=True)
         reader.start()
         try:
