@@ -73,8 +73,7 @@ def headline(found: Status) -> Text:
     if found.members:
         parts.append(f"{count(found.members_done)} of {count(found.members)} members")
         if found.pace.members_per_second is not None:
-            window = duration(found.pace.window)
-            parts.append(f"{number(found.pace.members_per_second)} per second in the last {window}")
+            parts.append(f"{number(found.pace.members_per_second)} per second")
         if found.pace.seconds_left and (found.pace.measured or found.pace.seconds_left > LEAST):
             how = "" if found.pace.measured else "estimated "
             parts.append(f"{how}{duration(found.pace.seconds_left)} of training left")
