@@ -1,13 +1,24 @@
-"""What the tests of reliability share."""
+"""What the tests of reliability share; none of it is ever changed, but copied."""
+
+import shutil
 
 import pytest
 
-from .finished_study import make, study_in
+from .finished_study import make, run, study_in
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """A finished study; never changed, but copied."""
-    study = study_in(tmp_path_factory.mktemp("finished"))
+def measured(tmp_path_factory):
+    """A study up to its metrics."""
+    study = study_in(tmp_path_factory.mktemp("measured"))
     make(study)
+    return study
+
+
+@pytest.fixture(scope="session")
+def finished(measured, tmp_path_factory):
+    """A finished study: that one, with figures and report."""
+    study = study_in(tmp_path_factory.mktemp("finished"))
+    shutil.copytree(measured.root, study.root)
+    run(study, ["figures"])
     return study

@@ -46,7 +46,7 @@ def run(study: Study, *commands: list[str]) -> None:
 
 
 def make(study: Study) -> None:
-    """Everything, in the order of the rules."""
+    """Everything but figures and report, in the order of the rules."""
     arms = study.arms
     keys = {name: sorted({getattr(arm, name) for arm in arms}) for name in ("data_key", "theory_key")}
     keys |= {name: sorted({getattr(arm, name) for arm in arms}) for name in ("learning_rate_key", "probe_key")}
@@ -59,4 +59,4 @@ def make(study: Study) -> None:
         for first, last in study.shards(arm):
             trained.append(["train", "--arm", arm.path, "--first", str(first), "--last", str(last)])
     trained += [["aggregate", "--arm", arm.path] for arm in arms]
-    run(study, *trained, ["metrics"], ["figures"])
+    run(study, *trained, ["metrics"])

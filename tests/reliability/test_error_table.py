@@ -1,7 +1,8 @@
 """What a user can meet on the command line: exit code, file and key in the message, a remedy, no traceback.
 
-One table: what is arranged in a folder with a finished study, what is called there, what the message says. The command
-line is entered in this process, where ``emeq`` enters it, and by a process of its own once for each way out of it.
+One table: what is arranged in a folder with a study that is done up to its metrics, what is called there, what the
+message says. The command line is entered in this process, where ``emeq`` enters it, and by a process of its own once
+for each way out of it.
 """
 
 import gzip
@@ -564,11 +565,11 @@ def test_a_bad_study_file_is_told_with_file_key_value_and_remedy(tmp_path, monke
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_what_goes_wrong_is_told_with_file_and_remedy(finished, tmp_path, monkeypatch, emeq, name):
+def test_what_goes_wrong_is_told_with_file_and_remedy(measured, tmp_path, monkeypatch, emeq, name):
     case = TABLE[name]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    shutil.copytree(finished.root, tmp_path / "results" / finished.name)
+    shutil.copytree(measured.root, tmp_path / "results" / measured.name)
     study = study_in(tmp_path)
     case.arrange(study, monkeypatch)
     known = keys(load_study(study.file, study.results) if "--key {" in case.command else study)

@@ -27,9 +27,9 @@ KERNELS = {
 
 
 @pytest.fixture
-def folder(finished, tmp_path):
+def folder(measured, tmp_path):
     """The results moved elsewhere, without the study file."""
-    return shutil.copytree(finished.root, tmp_path / "small")
+    return shutil.copytree(measured.root, tmp_path / "small")
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +72,12 @@ def test_arms_are_labelled_in_the_order_of_the_study_file(folder):
     assert sorted(open_study(folder).arms.index) == [FULL, NONE]
 
 
-def test_members_are_those_of_the_shards_and_give_the_mean_of_the_ensemble(folder, finished):
+def test_members_are_those_of_the_shards_and_give_the_mean_of_the_ensemble(folder, measured):
     study = open_study(folder)
     members = study.members(augmentation="full")
     assert members["prediction"].chunks[0] == (2, 2)
-    arm = finished.arm(FULL)
-    shards = [store.read(finished.shard_path(arm, *shard)) for shard in finished.shards(arm)]
+    arm = measured.arm(FULL)
+    shards = [store.read(measured.shard_path(arm, *shard)) for shard in measured.shards(arm)]
     together = np.concatenate([shard["prediction"].values for shard in shards])
     assert np.array_equal(members["prediction"].values, together)
     assert members["member"].values.tolist() == [0, 1, 2, 3]
@@ -86,13 +86,13 @@ def test_members_are_those_of_the_shards_and_give_the_mean_of_the_ensemble(folde
     xr.testing.assert_allclose(mean.drop_vars("split"), ensemble, rtol=1e-12)
 
 
-def test_data_theory_metrics_and_tables_are_those_of_the_files(folder, finished):
+def test_data_theory_metrics_and_tables_are_those_of_the_files(folder, measured):
     study = open_study(folder, verify=True)
-    xr.testing.assert_identical(study.metrics, store.read_netcdf(finished.metrics_path))
+    xr.testing.assert_identical(study.metrics, store.read_netcdf(measured.metrics_path))
     assert study.metrics["orbit_variance"].sel(arm=FULL, split="test", member_count=4).sizes == {"step": 3}
-    xr.testing.assert_equal(study.theory(FULL), store.read(finished.theory_path(finished.arm(FULL))))
+    xr.testing.assert_equal(study.theory(FULL), store.read(measured.theory_path(measured.arm(FULL))))
     assert set(study.data(FULL)["split"].values) == {"train", "test", "ood-gaussian"}
-    written = (finished.root / "tables" / "key_numbers.csv").read_text()
+    written = (measured.root / "tables" / "key_numbers.csv").read_text()
     assert study.table().to_csv(index=False) == written
     with pytest.raises(StudyError, match=r"no table 'means'\. Use one of .*key_numbers"):
         study.table("means")
@@ -109,11 +109,11 @@ def test_data_theory_metrics_and_tables_are_those_of_the_files(folder, finished)
         ((FULL,), {"augmentation": "full"}, "Give one of them"),
     ],
 )
-def test_a_selection_that_singles_out_no_arm_is_told(finished, arguments, selection, said):
+def test_a_selection_that_singles_out_no_arm_is_told(measured, arguments, selection, said):
     with pytest.raises(StudyError) as caught:
-        open_study(finished.root).ensemble(*arguments, **selection)
+        open_study(measured.root).ensemble(*arguments, **selection)
     assert said in str(caught.value)
-    assert str(caught.value).startswith(str(finished.root))
+    assert str(caught.value).startswith(str(measured.root))
 
 
 def test_what_is_not_there_is_told(folder, tmp_path):
@@ -141,7 +141,7 @@ def test_a_foreign_shard_is_refused(folder):
         open_study(folder).members(FULL)
 
 
-def test_damage_is_found_by_who_verifies(folder, finished):
+def test_damage_is_found_by_who_verifies(folder, measured):
     path = folder / "ensemble" / f"{FULL}.zarr.zip"
     content = bytearray(path.read_bytes())
     at = content.index(b"mean/c/0/0/0/0") + 200
@@ -160,7 +160,7 @@ def test_studies_of_kernels_have_measures_and_no_members(kernels):
         study.members(b_std=0.5)
 
 
-def test_an_arm_without_a_mean_has_no_theory(finished, tmp_path):
+def test_an_arm_without_a_mean_has_no_theory(measured, tmp_path):
     from emergent_equivariance.study import load_study
 
     file = tmp_path / "s.yaml"
@@ -171,7 +171,7 @@ def test_an_arm_without_a_mean_has_no_theory(finished, tmp_path):
     )
     study = load_study(file, tmp_path)
     arm = study.arms[0]
-    shard = store.read(finished.shard_path(finished.arm(NONE), 0, 1)).load()
+    shard = store.read(measured.shard_path(measured.arm(NONE), 0, 1)).load()
     attributes = {**store.provenance(study, arm), "config_hash": arm.config_hash}
     store.write(shard, study.shard_path(arm, 0, 1), attributes)
     with pytest.raises(StudyError, match=r"optimizer~sgd has no analytic mean"):

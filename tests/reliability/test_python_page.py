@@ -40,9 +40,9 @@ def test_there_is_no_section_that_is_not_run():
     ]
 
 
-def test_the_results_of_a_study_and_its_figures(finished, tmp_path, monkeypatch):
+def test_the_results_of_a_study_and_its_figures(measured, tmp_path, monkeypatch):
     """With a smaller study in the place of the one of the page, whose networks are wider."""
-    shutil.copytree(finished.root, tmp_path / "results" / "ising")
+    shutil.copytree(measured.root, tmp_path / "results" / "ising")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(SECTIONS, READING, SECTIONS[READING].replace("256", "8"))
     names = run(READING, "Figures")
