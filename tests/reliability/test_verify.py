@@ -527,3 +527,16 @@ def test_command_line(study, capfd):
     said = capfd.readouterr().out
     assert f"removed     {study.root / SHARD}" in said and "1 removed" in said
     assert CONTENT["study"] in said
+
+
+def test_pictures_and_report_are_made_of_metrics_alone(finished, tmp_path):
+    study = study_in(tmp_path)
+    study.root.mkdir(parents=True)
+    shutil.copy(finished.metrics_path, study.metrics_path)
+    app(["figures", str(study.file), "--results", str(study.results)], standalone_mode=False)
+    for path in sorted(finished.figures_folder.iterdir()):
+        assert (study.figures_folder / path.name).read_bytes() == path.read_bytes(), path.name
+    assert study.report_path.is_file() and not (study.root / "data").exists()
+    earlier(study.metrics_path)
+    with pytest.raises(StoreError, match=r"metrics\.nc: was made from another version .* Run `emeq metrics "):
+        app(["figures", str(study.file), "--results", str(study.results)], standalone_mode=False)
