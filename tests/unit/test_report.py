@@ -26,7 +26,7 @@ from emergent_equivariance.figures.words import number
 from emergent_equivariance.pages import source_of
 from emergent_equivariance.predictions import with_stores
 from emergent_equivariance.report import key_numbers, report_html
-from emergent_equivariance.report.render import finite, prose
+from emergent_equivariance.report.render import prose
 from emergent_equivariance.study import parse_study
 
 FULL, NONE = "width~256/augmentation~full", "width~256/augmentation~none"
@@ -255,7 +255,6 @@ def test_marks_of_plain_texts_are_set():
     assert prose("**a** & `b < c`, μ_t, x_t ± 1") == (
         "<strong>a</strong> &amp; <code>b &lt; c</code>, μ<sub>t</sub>, x_t\u00a0±\u00a01"
     )
-    assert finite({"a": [1.0, float("nan")], "b": float("inf")}) == {"a": [1.0, None], "b": None}
 
 
 def test_cells_are_sorted_by_their_numbers_and_saved_in_full_precision(study, metrics):

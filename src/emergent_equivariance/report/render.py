@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -163,12 +162,3 @@ def caption(name: str) -> Any:
 
     text = (CAPTIONS / name).read_text(encoding="utf-8")
     return Markup(publish_parts(text, writer="html5", settings_overrides={"halt_level": 2})["body"])
-
-
-def finite(value: Any) -> Any:
-    """A JSON value in which what is no number (NaN, ±∞) is null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
