@@ -171,7 +171,7 @@ def test_the_page_says_where_theory_ends():
     html = page(study, make_metrics(study))
     text = plain(html).replace("\u00a0", " ")
     assert "Arm augmentation~full: no analytic mean μt: loss cross_entropy." in text
-    assert "theory predicts" not in claim(html)
+    assert "theory predicts" not in claim(html) and "No arm of this study has an analytic mean" in text
     assert not re.search(r"Predicted: \d", text) and "same predictions" in text and "accuracy" in text
     assert re.search(r"Of the 4 transforms of an input 3\.\d+ ± 0\.030 get the same class \(single member: ", text)
     study = make_study(sweep={"augmentation": ["full", "random"]})

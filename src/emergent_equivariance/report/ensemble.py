@@ -217,13 +217,16 @@ def _swept(value: object) -> Cell | str:
 # ---------------------------------------------------------------------------------------- theory and controls
 
 
+_PREDICTED = (
+    "The mean of an ensemble of m members is predicted with nothing fitted: from the mean μ_t and the covariance Σ_t "
+    "of the outputs of infinitely wide networks, which the neural tangent kernel (NTK) gives at every training time."
+)
+_UNPREDICTED = "No arm of this study has an analytic mean: ensembles are compared with single members and the control."
+
+
 def _theory(study: Study, metrics: xr.Dataset) -> list[Block]:
     return [
-        Text(
-            "The mean of an ensemble of m members is predicted with nothing fitted: from the mean μ_t and the "
-            "covariance Σ_t of the outputs of infinitely wide networks, which the neural tangent kernel (NTK) gives at "
-            "every training time."
-        ),
+        Text(_PREDICTED if any(arm.settings.has_mean for arm in study.arms) else _UNPREDICTED),
         *(Text(text) for text in warning_words(metrics)),
         *points(theory_words(study)),
         *analytic_words(metrics),
@@ -242,7 +245,7 @@ def _controls(study: Study, metrics: xr.Dataset, table: pd.DataFrame) -> list[Bl
         blocks.append(
             Text(
                 f"Networks{size} trained without augmentation, from the same initial weights. Their mean has no reason "
-                "to be invariant: it keeps the orbit deviation of μ_t however many members are averaged."
+                "to be invariant: it keeps an orbit deviation however many members are averaged."
             )
         )
         lines = []
