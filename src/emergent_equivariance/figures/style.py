@@ -60,7 +60,7 @@ class Look(NamedTuple):
 PAGE, COLUMN = 7.1, 3.4
 
 #: Greatest width and height of one panel in inches, and the least width.
-PANEL, NARROWEST = (3.4, 2.2), 1.6
+PANEL, NARROWEST = (3.4, 2.2), 1.75
 
 #: matplotlib settings of all pictures; the salt makes the identifiers in an SVG reproducible.
 RC: Any = {
