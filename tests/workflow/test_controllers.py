@@ -125,7 +125,7 @@ def test_what_counts_is_written_last(workplace, monkeypatch):
         patch.setattr(store, "write_text", lambda text, path: kill() if path.suffix == ".html" else write(text, path))
         with pytest.raises(Killed):
             stages.figures(workplace.file, root.parent)
-    assert {p.suffix for p in (root / "figures").iterdir()} == {".svg", ".png"}
+    assert {p.suffix for p in (root / "figures").iterdir()} == {".svg", ".png", ".pdf", ".csv"}
     assert not (root / "report.html").exists()
 
 
