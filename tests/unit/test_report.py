@@ -173,6 +173,8 @@ def test_the_page_says_where_theory_ends():
     assert "Arm augmentation~full: no analytic mean μt: loss cross_entropy." in text
     assert "theory predicts" not in claim(html) and "No arm of this study has an analytic mean" in text
     assert not re.search(r"Predicted: \d", text) and "same predictions" in text and "accuracy" in text
+    table = text.split("All arms: orbit deviation")[1].split("<figure")[0]
+    assert not re.search("NTK|Predicted:|of a prediction", table.split("Orbit deviation against training time")[0])
     assert re.search(r"Of the 4 transforms of an input 3\.\d+ ± 0\.030 get the same class \(single member: ", text)
     study = make_study(sweep={"augmentation": ["full", "random"]})
     text = words(study, make_metrics(study))
@@ -278,6 +280,15 @@ def test_every_figure_is_shown_with_words_caption_and_downloads(study, metrics):
         (block,) = re.findall(rf'<figure id="figure-{figure.name}".*?</figure>', html, flags=re.DOTALL)
         assert f'alt="{figure.alt}"' in block and "<figcaption>" in block and len(plain(block)) > 200
         assert f'download="synthetic-{figure.name}.csv"' in block and f'download="synthetic-{figure.name}.pdf"' in block
+
+
+def test_a_figure_that_no_section_names_is_shown_all_the_same(study, metrics, monkeypatch):
+    assert "Further figures" not in words(study, metrics)
+    monkeypatch.setattr("emergent_equivariance.report.ensemble._OF_ENSEMBLES", ())
+    html = page(study, metrics)
+    (block,) = re.findall(r'<section id="figures".*?</section>', html, flags=re.DOTALL)
+    assert re.findall(r'<figure id="figure-(\w+)"', block) == ["orbit_in_time"]
+    assert html.count("<figure ") == len(blank_figures(study))
 
 
 def test_the_page_is_sealed_with_its_source(study, metrics):

@@ -37,7 +37,7 @@ def report_html(study: Study, metrics: xr.Dataset, figures: Sequence[FigureFiles
 
     from ..figures.interactive import chart_config
     from .render import page
-    from .shared import provenance, reproduce, settings, substitute_words
+    from .shared import further, provenance, reproduce, settings, substitute_words
 
     if study.kind == "ensemble":
         from .ensemble import content
@@ -47,7 +47,13 @@ def report_html(study: Study, metrics: xr.Dataset, figures: Sequence[FigureFiles
         content = get_measure(study.kind).content
     report = content(study, metrics)
     report = replace(report, remarks=[*substitute_words(metrics), *report.remarks])
-    sections = [*report.sections, provenance(metrics), settings(study), reproduce(study, metrics)]
+    sections = [
+        *report.sections,
+        further(report, [figure.name for figure in figures]),
+        provenance(metrics),
+        settings(study),
+        reproduce(study, metrics),
+    ]
     configs = {"light": chart_config(dark=False), "dark": chart_config(dark=True)}
     return page(study.name, report, sections, figures, metrics.attrs.get("checksum", ""), configs)
 

@@ -40,7 +40,7 @@ def content(study: Study, metrics: xr.Dataset) -> Report:
                 [
                     *_by_split(study, metrics, table),
                     _table(study, table),
-                    Text(_NOTE, note=True),
+                    Text(_note(table), note=True),
                     *pictures(_OF_ENSEMBLES, has),
                 ],
             ),
@@ -50,23 +50,37 @@ def content(study: Study, metrics: xr.Dataset) -> Report:
     )
 
 
-#: Which section shows which figure; the key figure stands at the top.
+#: Which section shows which figure; the key figure stands at the top, figures named nowhere in a section of their own.
 _OF_THEORY = ("measured_over_predicted", "distance_to_ntk")
 _OF_ENSEMBLES = ("orbit_in_time", "same_predictions")
 _OF_CONTROLS = ("mirror", "orbit_profile")
 
 
-_NOTE = (
-    "Single member: root mean square over members. Ensemble mean: of all members. Predicted: from the NTK mean "
-    "μ_t and covariance Σ_t, nothing fitted. Measured/predicted: of orbit variances, of ensembles "
-    "of several sizes. Slope: of log orbit deviation against log ensemble size; −1/2 where the mean of infinitely many "
-    "members is invariant. Distance to the NTK mean: root mean square, relative to that of the NTK mean. z-score: the "
-    "same in units of the predicted standard error of the ensemble mean; 1 where the NTK describes the networks, "
-    "growing with the number of members where it does not. "
+#: Column of the table → what it means.
+_MEANINGS = {
+    "member_deviation": "Single member: root mean square over members.",
+    "ensemble_deviation": "Ensemble mean: of all members.",
+    "predicted_deviation": "Predicted: from the NTK mean μ_t and covariance Σ_t, nothing fitted.",
+    "orbit_variance_ratio": "Measured/predicted: of orbit variances, of ensembles of several sizes.",
+    "orbit_slope": "Slope: of log orbit deviation against log ensemble size; −1/2 where the mean of infinitely many "
+    "members is invariant.",
+    "difference_to_ntk": "Distance to the NTK mean: root mean square, relative to that of the NTK mean.",
+    "zscore_to_ntk": "z-score: the distance in units of the predicted standard error of the ensemble mean; 1 where "
+    "the NTK describes the networks, growing with the number of members where it does not.",
+}
+_ERRORS = (
     "0.0134(10) means 0.0134 ± 0.0010, one standard error. That of a measured number says how much it varies from "
-    "ensemble to ensemble (at the full size carried on from smaller ensembles); that of a "
-    "prediction, how much it depends on which inputs are evaluated."
+    "ensemble to ensemble (at the full size carried on from smaller ensembles)"
 )
+_ERRORS_OF_PREDICTIONS = "; that of a prediction, how much it depends on which inputs are evaluated"
+
+
+def _note(table: pd.DataFrame) -> str:
+    """What the columns of the table that hold something mean."""
+    sentences = [meaning for name, meaning in _MEANINGS.items() if name in table and table[name].notna().any()]
+    predicted = table["predicted_deviation"].notna().any()
+    return f"{' '.join([*sentences, _ERRORS])}{_ERRORS_OF_PREDICTIONS if predicted else ''}."
+
 
 # --------------------------------------------------------------------------------------------------- the claim
 
@@ -205,7 +219,8 @@ def _table(study: Study, table: pd.DataFrame) -> Table:
         for _, row in table.iterrows()
     ]
     heads = [*keys, *counts, "split", *columns.values()]
-    return Table("key_numbers", "All arms: orbit deviation and distance from the NTK", heads, rows, table)
+    title = f"All arms: orbit deviation{' and distance from the NTK' if 'difference_to_ntk' in columns else ''}"
+    return Table("key_numbers", title, heads, rows, table)
 
 
 def _swept(value: object) -> Cell | str:

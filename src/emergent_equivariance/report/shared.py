@@ -10,12 +10,22 @@ import pandas as pd
 import yaml
 
 from ..figures.words import substitutes
-from .content import Block, Code, Heading, Points, Section, Table, Text
+from .content import Block, Code, Heading, Picture, Points, Report, Section, Table, Text, pictures
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import xarray as xr
 
     from ..study import Arm, Study
+
+
+def further(report: Report, there: Sequence[str]) -> Section:
+    """The figures of the study that no other section shows; without blocks if there is none."""
+    shown = {block.name for section in report.sections for block in section.blocks if isinstance(block, Picture)}
+    return Section(
+        "figures", "Further figures", pictures([n for n in there if n not in shown | {report.key_figure}], there)
+    )
 
 
 def provenance(metrics: xr.Dataset) -> Section:
