@@ -197,10 +197,14 @@ def test_lint_and_snakefmt_find_nothing(tmp_path):
 # ------------------------------------------------------------------------------------------- the package
 
 
+def package_data():
+    """Patterns of files below the package that belong to it and are no modules."""
+    return tomllib.loads(text("pyproject.toml"))["tool"]["setuptools"]["package-data"]["emergent_equivariance"]
+
+
 def test_package_says_that_it_is_typed_and_names_its_data():
-    data = tomllib.loads(text("pyproject.toml"))["tool"]["setuptools"]["package-data"]["emergent_equivariance"]
     package = ROOT / "src" / "emergent_equivariance"
-    listed = {file for pattern in data for file in package.glob(pattern) if file.is_file()}
+    listed = {file for pattern in package_data() for file in package.glob(pattern) if file.is_file()}
     assert package / "py.typed" in listed
     needed = {f for f in tracked(package) if f.is_file() and f.suffix != ".py"}
     assert needed <= listed, f"not in [tool.setuptools.package-data]: {needed - listed}"
@@ -208,20 +212,22 @@ def test_package_says_that_it_is_typed_and_names_its_data():
 
 @pytest.mark.slow
 def test_the_wheel_holds_the_package_and_its_data(tmp_path):
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+    """Built of what the container is built of."""
+    skipped = shutil.ignore_patterns("*.egg-info", "__pycache__")
+    for line in re.findall(r"^COPY (.+)$", text("envs", "Containerfile"), flags=re.MULTILINE):
+        *names, target = line.split()
+        for name in names:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, tmp_path / target, symlinks=True, ignore=skipped)
+            else:
+                shutil.copy(ROOT / name, tmp_path / target)
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", "wheels", "."]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = (tmp_path / "wheels").glob("*.whl")
     assert wheel.name.startswith(f"emergent_equivariance-{emergent_equivariance.__version__}-")
     held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("emergent_equivariance/")}
-    package = tmp_path / "src" / "emergent_equivariance"
-    files = (
-        f
-        for pattern in ("*.py", "py.typed", "*.yaml", "*.j2", "*.css", "*.js", "*.rst")
-        for f in package.rglob(pattern)
-    )
+    package = ROOT / "src" / "emergent_equivariance"
+    files = {file for pattern in ("**/*.py", *package_data()) for file in package.glob(pattern) if file.is_file()}
     missing = {f"emergent_equivariance/{file.relative_to(package)}" for file in files} - held
     assert not missing
