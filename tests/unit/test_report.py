@@ -89,7 +89,7 @@ def test_the_sections_come_in_their_order_with_what_belongs_into_them(study, met
     text = plain(html).replace("\u00a0", " ")
     (line,) = [s for s in text.splitlines() if s.startswith("On test inputs the orbit deviation")]
     assert "the orbit deviation of a single member is 0.2304 ± 0.0012" in line
-    assert "that of the mean of 256 members 0.01440 ± 0.00037: 16.0 times smaller (√256 = 16.0)" in line
+    assert "that of the mean of 256 members 0.01440 ± 0.00037: 16.00 ± 0.42 times smaller (√256 = 16.0)" in line
     assert "Predicted: 0.0151" in line and "Slope against ensemble size: −0.4971 ± 0.0042" in line
     assert "Without augmentation that of the mean is 0.250" in line
     assert "standard deviation of total energy over the orbit of an input under C4" in claimed(html)

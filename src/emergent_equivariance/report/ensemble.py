@@ -131,6 +131,13 @@ def _number(row: pd.Series, name: str) -> str:
     return number(row[name], row[f"{name}_se"])
 
 
+def _factor(row: pd.Series, name: str, ensemble: pd.Series) -> str:
+    """How many times a number is the deviation of an ensemble mean; errors of both add in quadrature."""
+    rows = ((row, name), (ensemble, "ensemble_deviation"))
+    ratio = row[name] / ensemble["ensemble_deviation"]
+    return number(ratio, ratio * np.hypot(*(one[f"{key}_se"] / one[key] for one, key in rows)))
+
+
 def _observable(study: Study, metrics: xr.Dataset) -> list[Block]:
     """What deviates, over what."""
     chosen = choose(metrics_choices(metrics)).main
@@ -177,8 +184,7 @@ def _of_split(row: pd.Series, control: pd.Series | None, order: int) -> str:
         return text + "; with one member there is no ensemble to average."
     text += f", that of the mean of {size} members **{_number(row, 'ensemble_deviation')}**"
     if row["ensemble_deviation"] > 0 and np.isfinite(row["member_deviation"]):
-        factor = number(row["member_deviation"] / row["ensemble_deviation"])
-        text += f": {factor} times smaller (√{size} = {number(np.sqrt(size))})"
+        text += f": {_factor(row, 'member_deviation', row)} times smaller (√{size} = {number(np.sqrt(size))})"
     if np.isfinite(row["predicted_deviation"]):
         text += f". Predicted: {_number(row, 'predicted_deviation')}"
         if np.isfinite(row.get("orbit_variance_ratio", np.nan)):
@@ -271,7 +277,7 @@ def _controls(study: Study, metrics: xr.Dataset, table: pd.DataFrame) -> list[Bl
             text += _number(row, "ensemble_deviation")
             other = main.loc[split]["ensemble_deviation"]
             if np.isfinite(other) and other > 0:
-                factor = number(row["ensemble_deviation"] / other)
+                factor = _factor(row, "ensemble_deviation", main.loc[split])
                 text += f", {factor} times that with {augmented(chosen.main.augmentation)}"
             if np.isfinite(row["predicted_deviation"]):
                 text += f"; predicted: {_number(row, 'predicted_deviation')}"
