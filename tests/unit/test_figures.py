@@ -25,7 +25,7 @@ from synthetic_results import (
 )
 
 from emergent_equivariance import figures, report
-from emergent_equivariance.figures import FIGURES
+from emergent_equivariance.figures import FIGURES, gallery
 from emergent_equivariance.figures.selection import (
     Choice,
     choose,
@@ -491,6 +491,13 @@ def test_every_picture_has_a_caption_that_renders():
         text = jinja2.Template((folder / name).read_text(), undefined=jinja2.StrictUndefined).render(snakemake=context)
         body = core.publish_parts(text, writer="html", settings_overrides={"halt_level": 2})["body"]
         assert len(body) > 100 and ("my_study" in body) == (name == "workflow.rst")
+
+
+def test_the_gallery_shows_every_picture():
+    page = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^!\[[^\]]{40,}\]\(images/(\w+)\.png\)$", page, flags=re.MULTILINE)
+    assert sorted(shown) == sorted(FIGURES) == sorted(name for names in gallery.PICTURES.values() for name in names)
+    assert {path.stem for path in (ROOT / "docs" / "images").glob("*.png")} >= set(shown)
 
 
 # ------------------------------------------------------------------------------------------------ words

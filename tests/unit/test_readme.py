@@ -29,6 +29,7 @@ TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 #: Names that stand for the reader's own file or study.
 PLACEHOLDERS = {
     "config/first.yaml",
+    "config/learning_curves.yaml",
     "config/mine.yaml",
     "config/my_study.yaml",
     "config/STUDY.yaml",

@@ -18,7 +18,7 @@ PICTURES = {
     "cosine": ("mirror",),
     "digits": ("same_predictions",),
     "kernel_convergence": ("kernel_convergence",),
-    "histology_ntk": ("learning_curves",),
+    "learning_curves": ("learning_curves",),
 }
 
 #: Pixels per inch, and number of colours of a file: a picture takes less than 120 kB.
