@@ -179,6 +179,8 @@ def test_the_page_says_where_theory_ends():
     study = make_study(sweep={"augmentation": ["full", "random"]})
     text = words(study, make_metrics(study))
     assert "Arm augmentation~random: no analytic covariance" in text and "no analytic mean" not in text
+    study = make_study(sweep={"augmentation": ["random"]})
+    assert "is not predicted in this study" in words(study, make_metrics(study)) and "is not predicted" not in text
 
 
 def test_route_and_conditioning_of_each_analytic_solution():

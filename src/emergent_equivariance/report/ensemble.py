@@ -242,12 +242,19 @@ _PREDICTED = (
     "The mean of an ensemble of m members is predicted with nothing fitted: from the mean μ_t and the covariance Σ_t "
     "of the outputs of infinitely wide networks, which the neural tangent kernel (NTK) gives at every training time."
 )
+_MEAN_ONLY = (
+    "The neural tangent kernel (NTK) gives the mean μ_t of the outputs of infinitely wide networks at every training "
+    "time, with nothing fitted; how far a finite ensemble deviates from it is not predicted in this study."
+)
 _UNPREDICTED = "No arm of this study has an analytic mean: ensembles are compared with single members and the control."
 
 
 def _theory(study: Study, metrics: xr.Dataset) -> list[Block]:
+    covariance, mean = (
+        any(getattr(arm.settings, f"has_{name}") for arm in study.arms) for name in ("covariance", "mean")
+    )
     return [
-        Text(_PREDICTED if any(arm.settings.has_mean for arm in study.arms) else _UNPREDICTED),
+        Text(_PREDICTED if covariance else _MEAN_ONLY if mean else _UNPREDICTED),
         *(Text(text) for text in warning_words(metrics)),
         *points(theory_words(study)),
         *analytic_words(metrics),
