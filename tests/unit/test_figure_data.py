@@ -86,6 +86,16 @@ def test_the_chart_shows_the_numbers_of_the_table(tables, name):
     assert "http" not in text.replace(spec["$schema"], "") and spec["background"] == "transparent"
 
 
+def test_charts_are_vega_lite(tables):
+    altair, jsonschema = pytest.importorskip("altair"), pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft7Validator(altair.load_schema())
+    empty = Rows().table(panels=["a"], title="empty", x_label="x", y_label="y")
+    for table in (empty, *(tables[name][1] for name in ("orbit_scaling", "same_predictions"))):
+        spec = chart(table)
+        assert validator.is_valid(spec)
+        assert not validator.is_valid({**spec, "concat": [{**panel, "layer": None} for panel in spec["concat"]]})
+
+
 def spec_domain(spec):
     """The series in the legend of a chart."""
     return spec["concat"][0]["layer"][0]["encoding"]["color"]["scale"]["domain"]

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from synthetic_results import classification_study, make_metrics, make_study
+from synthetic_results import classification_study, cosine_study, make_metrics, make_study, make_whole
 
 from emergent_equivariance import figures
 from emergent_equivariance.figures.interactive import chart_config, on_dark
@@ -82,11 +82,22 @@ def texts_of(figure):
 
 @pytest.mark.parametrize("width", [STYLE.PAGE, STYLE.COLUMN])
 @pytest.mark.parametrize(
-    "name", ["orbit_scaling", "orbit_in_time", "measured_over_predicted", "distance_to_ntk", "same_predictions"]
+    "name",
+    [
+        "orbit_scaling",
+        "orbit_in_time",
+        "measured_over_predicted",
+        "distance_to_ntk",
+        "same_predictions",
+        "orbit_profile",
+        "mirror",
+    ],
 )
 def test_pictures_are_read_at_the_size_at_which_they_are_printed(name, width):
     """No text is smaller than 6 points, leaves the picture or covers another one; the legend covers no panel."""
-    metrics = make_metrics(classification_study() if name == "same_predictions" else make_study())
+    make = {"same_predictions": classification_study, "mirror": cosine_study}.get(name, make_study)
+    study = make()
+    metrics = make_whole(study) if name in ("orbit_profile", "mirror") else make_metrics(study)
     figure = figures.FIGURES[name].draw(metrics, width=width)
     with STYLE.style(width):
         FigureCanvasAgg(figure).draw()

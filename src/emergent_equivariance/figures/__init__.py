@@ -14,7 +14,7 @@ predictions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +37,7 @@ from .kernel_convergence import kernel_convergence, kernel_convergence_data
 from .learning_curves import learning_curves, learning_curves_data
 from .mirror_toy import mirror, mirror_data
 from .profile import orbit_profile, orbit_profile_data
-from .style import style
+from .style import COLUMN, PAGE, style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,17 +63,20 @@ class Picture:
     """One picture of the report.
 
     Attributes:
-      draw: the function that draws it, from metrics.nc.
+      draw: the function that draws it, from metrics.nc; ``width`` is that of a page or of a column (figures.style).
       data: the numbers that it draws, as a tidy table (figures.data), from metrics.nc.
       title: a few words for the table of contents.
       caption: file under workflow/report/.
     """
 
-    draw: Callable[[xr.Dataset], Figure]
+    draw: Callable[..., Figure]
     data: Callable[[xr.Dataset], pd.DataFrame]
     title: str
     caption: str
 
+
+#: The picture on a screen is as wide as a page; the one for print as a journal's column.
+FORMATS_OF_WIDTH = {PAGE: ("svg", "png"), COLUMN: ("pdf",)}
 
 #: Every picture there is; which of them a study has says figure_names.
 FIGURES: dict[str, Picture] = {
@@ -120,6 +123,8 @@ def figure_paths(study: Study, folder: Path) -> list[Path]:
 def draw_all(study: Study, metrics: xr.Dataset, folder: Path) -> list[Path]:
     """Draw every picture the study has, in every format of FIGURE_FORMATS; the same input gives the same bytes.
 
+    SVG and PNG are as wide as a page; PDF, for print, as a column.
+
     Each file is complete once it is there. Pictures that the study no longer has are removed from the folder.
 
     Args:
@@ -131,7 +136,8 @@ def draw_all(study: Study, metrics: xr.Dataset, folder: Path) -> list[Path]:
     names = figure_names(study)
     for name in names:
         source = f"metrics.nc {metrics.attrs.get('checksum', '')}"
-        save(FIGURES[name].draw(metrics), folder / name, source)
+        for width, formats in FORMATS_OF_WIDTH.items():
+            save(FIGURES[name].draw(metrics, width=width), folder / name, source, formats)
         save_table(figure_data(name, metrics), folder / f"{name}.csv", source)
     for name in set(FIGURES) - set(names):
         for suffix in FIGURE_FORMATS:
@@ -139,8 +145,8 @@ def draw_all(study: Study, metrics: xr.Dataset, folder: Path) -> list[Path]:
     return figure_paths(study, folder)
 
 
-def save(figure: Figure, stem: Path, source: str) -> None:
-    """Write STEM.svg, STEM.png and STEM.pdf, each at once, without dates or versions in them.
+def save(figure: Figure, stem: Path, source: str, formats: Sequence[str]) -> None:
+    """Write STEM.FORMAT in each of the formats (svg, png, pdf), each at once, without dates or versions in them.
 
     Args:
       source: what the picture is drawn from; each file says it.
@@ -158,10 +164,10 @@ def save(figure: Figure, stem: Path, source: str) -> None:
     }
     with style():
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # one layout for all formats
-    for suffix, said in metadata.items():
+        figure.set_layout_engine(None)  # one layout for all formats; the engine "none" would draw once more for each
+    for suffix in formats:
         with style(), atomic_path(stem.with_name(f"{stem.name}.{suffix}")) as temporary:
-            figure.savefig(temporary, format=suffix, metadata=said)
+            figure.savefig(temporary, format=suffix, metadata=metadata[suffix])
             if suffix != "png":  # every chunk of a PNG has a checksum
                 temporary.write_bytes(sealed(temporary.read_bytes()))
 

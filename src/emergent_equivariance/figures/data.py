@@ -175,10 +175,10 @@ def alt_text(table: pd.DataFrame) -> str:
     """What a picture shows, in words, for readers who do not see it: axes, panels, and each series' last value."""
     if table.empty:
         return f"{table.attrs['title']}: nothing to draw."
-    sentences = [f"Chart: {table.attrs['title']}."]
+    sentences, everything = [f"Chart: {table.attrs['title']}."], list(curves(table))
     for panel in table.attrs["panels"]:
         y, x = (of_panel(table, name, panel).replace("\n", " ") for name in ("y_label", "x_label"))
-        drawn = [curve for curve in curves(table) if curve.panel == panel]
+        drawn = [curve for curve in everything if curve.panel == panel]
         last = [f"{curve.series}: {_last(curve)}" for curve in drawn]
         sentences.append(f"Panel {panel}: {y} against {x}. " + ("; ".join(last) + "." if last else "Nothing to draw."))
     return " ".join(sentences)

@@ -19,13 +19,15 @@ from .style import luminance
 from .words import number
 
 if TYPE_CHECKING:
-    import altair as alt
     import pandas as pd
 
     from .data import Curve
     from .style import Look
 
 __all__ = ["PANEL_SIZE", "chart", "chart_config", "on_dark"]
+
+#: The language of the specification: that of the Vega-Lite which vl-convert holds.
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 
 #: Width and height of the plotting area of a panel in pixels: with axes it fits a phone's page.
 PANEL_SIZE = (250, 190)
@@ -44,11 +46,23 @@ LINE = "M-2.4,0L2.4,0"
 #: Name of the parameter that holds the entry of the legend which was clicked.
 CHOSEN = "chosen"
 
+#: Name of the view that asks for it.
+FIRST = "first"
+
 #: What a series that is not chosen in the legend fades to.
 FADED = 0.08
 
-#: How axes are labelled.
+#: How axes and the legend are labelled.
 TICKS: dict[str, Any] = {"format": ".6~g", "labelOverlap": True}
+LEGEND: dict[str, Any] = {
+    "title": None,
+    "columns": 1,
+    "orient": "bottom",
+    "symbolOpacity": 1,
+    "symbolStrokeWidth": 1.6,
+    "symbolSize": 80,
+    "labelOffset": 12,
+}
 
 #: Least relative luminance of a colour on a dark page: a contrast of 5 to #121212.
 DARK_LUMINANCE = 0.23
@@ -65,18 +79,21 @@ def chart(table: pd.DataFrame, *, columns: int = 3) -> dict[str, Any]:
     Args:
       columns: panels in a row at most.
     """
-    import altair as alt
-
     looks = table.attrs["looks"]
     colours = [look.colour for look in looks.values()]
-    drawn = {name: [curve for curve in curves(table) if curve.panel == name] for name in table.attrs["panels"]}
-    whole = alt.concat(
-        *(_panel(table, *panel) for panel in drawn.items()), columns=min(columns, len(drawn)), spacing=18
-    )
-    whole = whole.properties(usermeta={"dark": [on_dark(colour) for colour in colours]}, background="transparent")
-    whole = whole.add_params(alt.param(name="colours", value=colours))
-    rows = {name: _rows(of_name, table) for name, of_name in drawn.items() if of_name}
-    return {**whole.to_dict(), "datasets": rows}  # put in last: Altair copies and checks what it is given many times
+    everything = list(curves(table))
+    drawn = {name: [curve for curve in everything if curve.panel == name] for name in table.attrs["panels"]}
+    chosen = {"name": CHOSEN, "select": {"type": "point", "fields": ["series"]}, "bind": "legend", "views": [FIRST]}
+    return {
+        "$schema": SCHEMA,
+        "background": "transparent",
+        "columns": min(columns, len(drawn)),
+        "spacing": 18,
+        "concat": [_panel(table, *panel) for panel in drawn.items()],
+        "params": [*([chosen] if len(table) else []), {"name": "colours", "value": colours}],
+        "usermeta": {"dark": [on_dark(colour) for colour in colours]},
+        "datasets": {name: _rows(of_name, table) for name, of_name in drawn.items() if of_name},
+    }
 
 
 def chart_config(dark: bool) -> dict[str, Any]:
@@ -106,65 +123,50 @@ def on_dark(colour: str) -> str:
     return "#" + "".join(f"{round(255 * c):02x}" for c in channels + white * (1 - channels))
 
 
-def _panel(table: pd.DataFrame, panel: str, drawn: list[Curve]) -> alt.LayerChart | alt.FacetChart:
-    import altair as alt
-
+def _panel(table: pd.DataFrame, panel: str, drawn: list[Curve]) -> dict[str, Any]:
     said = table.attrs["panel_notes"].get(panel, "").splitlines()
-    title = alt.TitleParams(wrap(panel, PANEL_SIZE[0] // 6), subtitle=said, anchor="start", fontSize=12)
+    title = {"text": wrap(panel, PANEL_SIZE[0] // 6), "subtitle": said, "anchor": "start", "fontSize": 12}
     size = {"width": PANEL_SIZE[0], "height": PANEL_SIZE[1], "title": title}
     if not drawn:
-        nothing = alt.Chart(alt.Data(values=[{}])).mark_text(text="nothing to draw: no finite value")
-        return alt.layer(nothing).properties(**size)
-    scales = {axis: _scale(table, panel, axis) for axis in "xy"}
+        nothing = {"type": "text", "text": "nothing to draw: no finite value"}
+        return {**size, "data": {"values": [{}]}, "layer": [{"mark": nothing}]}
+    x, y = (_position(table, panel, axis) for axis in "xy")
+    x, y = {**x, "field": "x", "axis": _ticks(table, panel, x["scale"])}, {**y, "axis": TICKS}
+    at = {"y": {**y, "field": "y"}}
+    ends = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
+    titles = {"series": "series", "at": x["title"], "value": y["title"]}
+    tooltip = [{"field": name, "type": "nominal", "title": said} for name, said in titles.items()]
     channels = _channels(table.attrs["looks"])
-    label = {axis: of_panel(table, f"{axis}_label", panel) for axis in "xy"}
-    x = alt.X("x:Q", title=label["x"], scale=alt.Scale(**scales["x"]), axis=_ticks(table, panel, scales["x"]))
-    vertical: dict[str, Any] = {"title": label["y"], "scale": alt.Scale(**scales["y"]), "axis": alt.Axis(**TICKS)}
-    y = {"y": alt.Y("y:Q", **vertical)}
-    ends = {"y": alt.Y("low:Q", **vertical), "y2": alt.Y2("high:Q")}
-    tooltip = [
-        alt.Tooltip("series:N", title="series"),
-        alt.Tooltip("at:N", title=label["x"]),
-        alt.Tooltip("value:N", title=label["y"]),
-    ]
+    shaped, dashed = ({**at, name: channels[name]} for name in ("shape", "strokeDash"))
 
-    def layer(shows: str, mark: str, opacity: float, encoding: dict[str, Any], **options: Any) -> alt.Chart:
-        shown = getattr(alt.Chart(alt.NamedData(name=panel)).transform_filter(f"datum.{shows}"), f"mark_{mark}")(
-            **options
-        )
-        faded = alt.condition({"param": CHOSEN}, alt.value(opacity), alt.value(FADED * opacity))
-        return shown.encode(x=x, color=channels["color"], opacity=faded, detail="line:N", **encoding)
+    def layer(shows: str, mark: dict[str, Any], opacity: float, encoding: dict[str, Any]) -> dict[str, Any]:
+        faded = {"condition": {"param": CHOSEN, "value": opacity}, "value": FADED * opacity}
+        line = {"field": "line", "type": "nominal"}
+        encoding = {"x": x, "color": channels["color"], "opacity": faded, "detail": line, **encoding}
+        return {"transform": [{"filter": f"datum.{shows}"}], "mark": mark, "encoding": encoding}
 
-    marked = {**y, "shape": channels["shape"]}
     layers = [
-        layer("band", "area", 0.28, ends),
-        layer("bar", "rule", 1, ends),
-        layer("joined", "line", 1, {**y, "strokeDash": channels["strokeDash"]}, strokeWidth=1.6),
-        layer("open", "point", 1, marked, filled=False, size=60),
-        layer("full", "point", 1, marked, filled=True, size=40),
-        layer("series", "point", 0, {**y, "tooltip": tooltip}, filled=True, size=160),
+        layer("band", {"type": "area"}, 0.28, ends),
+        layer("bar", {"type": "rule"}, 1, ends),
+        layer("joined", {"type": "line", "strokeWidth": 1.6}, 1, dashed),
+        layer("open", {"type": "point", "filled": False, "size": 60}, 1, shaped),
+        layer("full", {"type": "point", "filled": True, "size": 40}, 1, shaped),
+        layer("series", {"type": "point", "filled": True, "size": 160}, 0, {**at, "tooltip": tooltip}),
     ]
     if panel == table["panel"].iloc[0]:  # one choice for all panels; Vega asks the first layer about the legend
-        layers[0] = layers[0].add_params(alt.selection_point(name=CHOSEN, fields=["series"], bind="legend"))
-    return alt.layer(*layers).properties(**size)
+        layers[0] = {"name": FIRST, **layers[0]}
+    return {**size, "data": {"name": panel}, "layer": layers}
 
 
 def _channels(looks: dict[str, Look]) -> dict[str, Any]:
     """Colour, shape and dash by series, the same in all panels, with one legend."""
-    import altair as alt
-
-    ranges: dict[str, tuple[Any, list[Any]]] = {
-        "color": (alt.Color, [{"expr": f"colours[{i}]"} for i in range(len(looks))]),
-        "shape": (alt.Shape, [SHAPES.get(look.marker, LINE) for look in looks.values()]),
-        "strokeDash": (alt.StrokeDash, [[3 * part for part in look.dash or ()] or [1, 0] for look in looks.values()]),
+    ranges: dict[str, list[Any]] = {
+        "color": [{"expr": f"colours[{i}]"} for i in range(len(looks))],
+        "shape": [SHAPES.get(look.marker, LINE) for look in looks.values()],
+        "strokeDash": [[3 * part for part in look.dash or ()] or [1, 0] for look in looks.values()],
     }
-    legend = alt.Legend(
-        title=None, columns=1, orient="bottom", symbolOpacity=1, symbolStrokeWidth=1.6, symbolSize=80, labelOffset=12
-    )
-    return {
-        name: kind("series:N", sort=None, legend=legend, scale=alt.Scale(domain=list(looks), range=values))
-        for name, (kind, values) in ranges.items()
-    }
+    series = {"field": "series", "type": "nominal", "sort": None, "legend": LEGEND}
+    return {name: {**series, "scale": {"domain": list(looks), "range": values}} for name, values in ranges.items()}
 
 
 def _rows(drawn: list[Curve], table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -191,6 +193,12 @@ def _line_rows(curve: Curve, line: int, floor: float) -> list[dict[str, Any]]:
     return rows
 
 
+def _position(table: pd.DataFrame, panel: str, axis: str) -> dict[str, Any]:
+    """What all that is drawn along an axis has in common."""
+    label, scale = of_panel(table, f"{axis}_label", panel), _scale(table, panel, axis)
+    return {"type": "quantitative", "title": label, "scale": scale}
+
+
 def _scale(table: pd.DataFrame, panel: str, axis: str) -> dict[str, Any]:
     """The scale of an axis, over all panels whose axis has the same label."""
     label, scale = (of_panel(table, f"{axis}_{what}", panel) for what in ("label", "scale"))
@@ -208,14 +216,11 @@ def _scale(table: pd.DataFrame, panel: str, axis: str) -> dict[str, Any]:
     return {"type": "linear", "domain": [low - margin, high + margin]}
 
 
-def _ticks(table: pd.DataFrame, panel: str, scale: dict[str, Any]) -> alt.Axis:
+def _ticks(table: pd.DataFrame, panel: str, scale: dict[str, Any]) -> dict[str, Any]:
     """A horizontal axis; named positions, and a few that are not evenly spaced, are labelled themselves."""
-    import altair as alt
-
     names = {f"{x:g}": name for x, name in table.attrs["x_names"].items()}
     if names:
-        return alt.Axis(values=list(table.attrs["x_names"]), labelExpr=f"({json.dumps(names)})[datum.label]", **TICKS)
+        label = f"({json.dumps(names)})[datum.label]"
+        return {**TICKS, "values": list(table.attrs["x_names"]), "labelExpr": label}
     at = sorted({float(x) for x in table.loc[table["panel"] == panel, "x"]})
-    if scale["type"] == "linear" or len(at) > MOST_TICKS:
-        return alt.Axis(**TICKS)
-    return alt.Axis(values=at, **TICKS)
+    return TICKS if scale["type"] == "linear" or len(at) > MOST_TICKS else {**TICKS, "values": at}

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 #: What a panel without data says, unless it has something to say itself.
 NOTHING = "nothing to draw: no finite value"
 
-#: Width of a letter of a title or a label, in inches.
-LETTER = 0.053
+#: Width of a letter of a title or a label of a panel, and of the title of a figure, in inches.
+LETTER, TITLE_LETTER = 0.053, 0.06
 
 # --------------------------------------------------------------------------------------------- panels
 
@@ -125,7 +125,8 @@ def finish(figure: Figure, title: str, notes: Iterable[str] = (), *, legend: boo
       nothing: what panels without data say instead of NOTHING.
     """
     width = figure.get_figwidth()
-    lines = [part for note in dict.fromkeys([title, *notes]) if note for part in _wrapped(note, int(width / LETTER))]
+    room = int(width / TITLE_LETTER)
+    lines = [part for note in dict.fromkeys([title, *notes]) if note for part in _wrapped(note, room)]
     figure.suptitle("\n".join(lines))
     for ax in figure.axes:
         if not ax.has_data() and not any(text.get_text().startswith("nothing to draw") for text in ax.texts):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from .selection import Choice
 
-#: Elements of an orbit that are named on the axis at most.
-MOST_NAMES = 8
+#: Elements of an orbit that are named on the axis at most, and the room for a letter of a name in inches.
+MOST_NAMES, NAME_LETTER = 8, 0.06
 
 _MEMBER = Look(COLOURS["member"], width=0.7, order=2)
 _MEASURED = Look(COLOURS["member"], dash=None, width=0.8, order=3)
@@ -105,7 +105,9 @@ def orbit_profile(metrics: xr.Dataset) -> Figure:
     named = dict(zip(panels, axes.ravel(), strict=True))
     draw(named, table)
     places, elements = list(table.attrs["x_names"]), metrics.sizes["element"]
-    every = -(-elements // MOST_NAMES)
+    room = figure.get_figwidth() * axes[0, 0].get_position().width / (max(places, default=0) + 1)
+    longest = max(map(len, table.attrs["x_names"].values()), default=0)
+    every = int(np.ceil(max(elements / MOST_NAMES, NAME_LETTER * longest / room)))
     names = [
         "" if k % elements % every else element_text(name) for k, name in enumerate(table.attrs["x_names"].values())
     ]
