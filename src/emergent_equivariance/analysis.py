@@ -129,10 +129,10 @@ def _means(array: DataArray, size: int) -> DataArray:
 
 def _sizes(members: int, wanted: Sequence[int] | None) -> list[int]:
     sizes = sorted({1, *([2**k for k in range(members.bit_length())] if wanted is None else wanted), members})
-    wrong = [size for size in sizes if not 1 <= size <= members]
+    wrong = [size for size in sizes if not 1 <= size <= members or size != int(size)]
     if wrong:
         raise DataError(
-            f"member_counts: {wrong}, but there are {members} members.", remedy="Give sizes from 1 to that."
+            f"member_counts: {wrong}, but there are {members} members.", remedy="Give whole numbers from 1 to that."
         )
     return sizes
 
@@ -181,6 +181,11 @@ def _reference(
     ):
         if array is not None:
             _check_shape(name, array.shape, shape)
+    if labels is not None and not np.isin(labels, np.arange(-1, outputs)).all():
+        raise DataError(
+            "label: holds values that are no class.",
+            remedy=f"Give classes 0 to {outputs - 1}, or −1 where there is none.",
+        )
     if covariance is not None and mean is None:
         raise DataError("covariance: is given without mean.", remedy="Give both.")
     sample = {"sample": np.arange(samples)}
@@ -202,6 +207,8 @@ def _analytic(name: str, given: DataArray, dims: Sequence[str], members: DataArr
     """μ_t or Σ_t, its steps those of the members; raises DataError where sizes differ."""
     found = _ordered(name, given, dims).astype(np.float64)
     _check_shape(name, found.shape, tuple(members.sizes["element" if dim == "element_" else dim] for dim in dims))
+    if not np.isfinite(found.values).all():
+        raise DataError(f"{name}: holds values that are not finite.", remedy="Leave out steps that have none.")
     return found.assign_coords(step=members["step"].values)
 
 

@@ -47,7 +47,7 @@ def open_study(folder: str | os.PathLike[str], *, verify: bool = False) -> Resul
         raise StoreError(f"{root}: is no folder.", remedy="Give the folder of a study, for instance results/ising.")
     found = dict(_arm_headers(root))
     if not found:
-        inside = sorted(path.name for path in root.iterdir() if (path / "ensemble").is_dir())
+        inside = sorted(path.name for path in root.iterdir() if path.is_dir() and any(_arm_headers(path)))
         raise StoreError(
             f"{root}: holds no results of a study (neither of {', '.join(_ARMS)} has a store in it).",
             remedy=f"Give the folder of one study, for instance {root / inside[0]}." if inside else _AGAIN,

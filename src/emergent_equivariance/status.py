@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import controller, lease
+from .errors import StoreError
 from .settings import Settings
 from .study import Arm, Study, header
 from .study.missing import Lost, last_words, lost_of_all, lost_of_arm
@@ -168,7 +169,11 @@ class Status:
 
 
 def status(study: Study) -> Status:
-    """How far a study is now. Raises StoreError where a link leads out of its results."""
+    """How far a study is now.
+
+    Raises StoreError where a folder of its results cannot be read or a link leads out of them, and StudyError where
+    they hold members of another version of the study.
+    """
     return _Look(study).status()
 
 
@@ -288,7 +293,9 @@ class _Look:
         newest = sorted((name for name in counts if name in beside), key=lambda name: beside[name])[-SAMPLED:]
         seconds, members = 0.0, 0
         for name in newest:
-            took = header(folder / name).get("seconds")
+            said = header(folder / name)
+            self.study.check_shard(arm, folder / name, said)
+            took = said.get("seconds")
             if isinstance(took, (int, float)) and took > 0:
                 seconds, members = seconds + took, members + counts[name]
         assert isinstance(arm.settings, Settings)
@@ -385,6 +392,10 @@ def _modified(folder: Path) -> dict[str, float]:
             return {entry.name: modified for entry in entries if (modified := _time(entry)) is not None}
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: cannot be read ({error.strerror}).", remedy="Make it a folder that you may read."
+        ) from None
 
 
 def _time(entry: os.DirEntry[str]) -> float | None:

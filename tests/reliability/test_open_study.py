@@ -121,6 +121,10 @@ def test_what_is_not_there_is_told(folder, tmp_path):
         open_study(tmp_path / "nowhere")
     with pytest.raises(StoreError, match=r"holds no results of a study .* for instance .*small"):
         open_study(tmp_path)
+    bare = tmp_path / "bare"
+    (bare / "logs" / "ensemble").mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"bare: holds no results of a study .* Run the study again"):
+        open_study(bare)
     study = open_study(folder)
     (folder / "metrics.nc").unlink()
     with pytest.raises(StoreError, match=r"metrics\.nc: does not exist: the study is not finished"):

@@ -49,7 +49,7 @@ def test_the_default_is_listed_first_and_written_by_default(tmp_path):
     assert written.arms == named.arms
 
 
-@pytest.mark.parametrize("name", ["2024", "1e5", "no", "null", "a.b", "0x1f", "2024-01-01"])
+@pytest.mark.parametrize("name", ["2024", "1e5", "no", "null", "a.b", "0x1f", "2024-01-01", "NAME", "studyNAME"])
 def test_names_that_yaml_reads_as_something_else_stay_names(name, tmp_path):
     write_study(tmp_path / f"{name}.yaml")
     assert load_study(tmp_path / f"{name}.yaml").name == name

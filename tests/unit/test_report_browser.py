@@ -118,6 +118,17 @@ def test_the_page_works_in_a_browser(browser, small):
         assert overflow(page) <= 0
 
 
+def test_a_chart_that_fails_leaves_its_picture_and_the_others(browser, small, tmp_path):
+    broken = small.read_text(encoding="utf-8").replace('"name": "colours"', '"name": "colors"')
+    path = tmp_path / "report.html"
+    path.write_text(broken, encoding="utf-8")
+    opened = Opened(browser, path, color_scheme="dark")
+    assert opened.page.locator("img.static:visible").count() == 5
+    assert not opened.page.locator("button.swap:visible").count()
+    assert opened.wrong
+    opened.context.close()
+
+
 def test_accessibility_of_the_page(browser, small):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     for scheme in ("light", "dark"):

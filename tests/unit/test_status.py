@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from emergent_equivariance import controller, lease, status
 from emergent_equivariance.cli import app
 from emergent_equivariance.cli.view import headline, view
+from emergent_equivariance.errors import StoreError, StudyError
 from emergent_equivariance.study import load_study
 from emergent_equivariance.study.products import products
 
@@ -96,6 +97,22 @@ def test_shards_tell_members_and_speed(tmp_path):
     assert found.arms[0].seconds_per_member == pytest.approx(12 / 8) and found.arms[0].measured
     assert not found.arms[1].measured and found.arms[1].seconds_per_member > 0
     assert full.path == found.arms[1].path
+
+
+def test_members_of_another_version_of_the_study_are_not_counted(tmp_path):
+    study = study_in(tmp_path)
+    put(study.shard_path(study.arms[0], 0, 3), seconds=8.0, config_hash=study.arms[0].config_hash)
+    assert status.status(study).members_done == 4
+    other = study_in(tmp_path, training={"steps": 3, "learning_rate": 0.2})
+    with pytest.raises(StudyError, match="members of another version of this study"):
+        status.status(other)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path):
+    study = study_in(tmp_path)
+    put(study.root / "members")
+    with pytest.raises(StoreError, match=r"members/.* cannot be read \(Not a directory\)"):
+        status.status(study)
 
 
 def test_few_headers_are_read_however_many_shards_there_are(tmp_path, monkeypatch):

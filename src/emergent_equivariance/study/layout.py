@@ -6,8 +6,10 @@ import functools
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import StoreError, StudyError
 from ..settings import ConvolutionalNetwork, CriticalFraction, GroupAction, Tracking
@@ -256,14 +258,18 @@ class Study:
         for arm in self.arms:
             for first, last in self.existing_shards(arm):
                 path = self.shard_path(arm, first, last)
-                found = header(path).get("config_hash")
-                if found not in (None, arm.config_hash):
-                    raise StudyError(
-                        f"{self.file}: {path.parent} holds members of another version of this study ({path.name} has "
-                        f"config hash {found}, the study file now gives {arm.config_hash}). Nothing was changed.",
-                        remedy="Take back the change, give the study another name, or delete that folder to train its "
-                        "members again.",
-                    )
+                self.check_shard(arm, path, header(path))
+
+    def check_shard(self, arm: Arm, path: Path, said: Mapping[str, Any]) -> None:
+        """Raise StudyError if a shard, whose header says this, is of another version of the study."""
+        found = said.get("config_hash")
+        if found not in (None, arm.config_hash):
+            raise StudyError(
+                f"{self.file}: {path.parent} holds members of another version of this study ({path.name} has "
+                f"config hash {found}, the study file now gives {arm.config_hash}). Nothing was changed.",
+                remedy="Take back the change, give the study another name, or delete that folder to train its "
+                "members again.",
+            )
 
 
 @functools.cache

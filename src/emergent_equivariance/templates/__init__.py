@@ -41,7 +41,8 @@ def write_study(file: Path, template: str = DEFAULT) -> None:
             remedy="Use at most 80 letters, digits, '.', '_', '+' and '-', a letter or a digit first.",
         )
     schema = _schema_line(file)
-    content = _text(template).replace("study: NAME", f"study: {_quoted(file.stem)}").replace("NAME", file.stem)
+    name = {"study: NAME": f"study: {_quoted(file.stem)}", "NAME": file.stem}
+    content = re.sub("(study: )?NAME", lambda found: name[found[0]], _text(template))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8") as out:

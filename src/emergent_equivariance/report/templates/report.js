@@ -57,7 +57,13 @@ for (const chart of charts) {
   const figure = chart.closest("figure");
   const button = figure.querySelector(".swap");
   show(figure, true);
-  await draw(chart);
+  try {
+    await draw(chart);
+  } catch (error) {
+    console.error(error);
+    show(figure, false);
+    continue;
+  }
   button.hidden = false;
   button.addEventListener("click", () => show(figure, chart.hidden));
 }
