@@ -9,6 +9,7 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from report_pages import blank_figures, claimed, page, plain, words
 from synthetic_results import (
@@ -26,6 +27,7 @@ from emergent_equivariance.figures.words import number
 from emergent_equivariance.pages import source_of
 from emergent_equivariance.predictions import with_stores
 from emergent_equivariance.report import key_numbers, report_html
+from emergent_equivariance.report.content import Table
 from emergent_equivariance.report.render import prose
 from emergent_equivariance.study import parse_study
 
@@ -313,3 +315,9 @@ def test_key_numbers_are_a_row_per_arm_and_split(study, metrics):
     assert row["orbit_slope"] == here["orbit_slope"] and row["difference_to_ntk_se"] > 0
     assert row["ensemble_deviation"] == pytest.approx(np.sqrt(value))
     assert row["ensemble_deviation_se"] == pytest.approx(error / (2 * np.sqrt(value)))
+
+
+def test_the_cells_of_a_table_are_made_once_however_often_a_page_asks():
+    table = Table("t", "T", ["a", "b"], [["x", 1]], pd.DataFrame())
+    assert table.numeric == [False, True]
+    assert table.cells is table.cells and table.numeric is table.numeric

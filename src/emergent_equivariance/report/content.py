@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
@@ -98,12 +99,12 @@ class Table:
     data: pd.DataFrame = field(repr=False)
     kind: ClassVar[str] = "table"
 
-    @property
+    @cached_property
     def cells(self) -> list[list[Cell]]:
         """All cells as such."""
         return [[_as_cell(value) for value in row] for row in self.rows]
 
-    @property
+    @cached_property
     def numeric(self) -> list[bool]:
         """Which columns are of numbers."""
         return [all(row[k].value is not None for row in self.cells) for k in range(len(self.heads))]
