@@ -85,6 +85,7 @@ def test_a_disk_that_fills_up_in_training_leaves_the_last_good_checkpoint(disk):
     assert compare(study, expected) == 1
 
 
+@pytest.mark.slow
 def test_files_that_may_not_be_as_large_are_named(tmp_path):
     """Neither programs can be kept, of which JAX warns, nor checkpoints, nor the shard."""
     study = Study(tmp_path, "gd", **SHORT)

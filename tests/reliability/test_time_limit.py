@@ -176,6 +176,7 @@ def piece(study):
     return process.returncode, said
 
 
+@pytest.mark.slow
 def test_a_job_past_its_time_limit_stops_with_its_checkpoint_and_the_next_goes_on(tmp_path):
     study = Study(tmp_path, "gd", **SHORT)
     code, said = piece(study)

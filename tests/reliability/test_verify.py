@@ -192,7 +192,7 @@ DAMAGES = {
     "data of other inputs": (
         lambda s: rewrite(s.data_path(s.arms[0]), shifted("input")),
         lambda s: (
-            {("stale", name) for name in files(s) if name.startswith(("theory/", "members/", "ensemble/"))}
+            {("stale", n) for n in files(s) if n.startswith(("theory/", "members/", "ensemble/", "metrics.nc"))}
             - {("stale", rate(s).relative_to(s.root).as_posix()), ("stale", rate_full(s))}
         ),
     ),

@@ -51,6 +51,7 @@ def train(simulation, first, last):
     return account, store.read(path).load()
 
 
+@pytest.mark.slow
 def test_numbers_depend_on_the_member_alone_and_time_on_the_study(prepared):
     account, shard = train(prepared, 0, 2)
     _, other = train(prepared, 1, 5)

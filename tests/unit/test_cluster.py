@@ -361,7 +361,7 @@ def test_emeq_plan_finds_the_cluster_file_as_emeq_cluster_does(tmp_path, monkeyp
 
 def test_every_command_is_in_a_panel_of_the_help():
     from emergent_equivariance.cli import app
-    from emergent_equivariance.cli.common import BEFORE, RESULTS, WANDB, WORKFLOW
+    from emergent_equivariance.cli.common import BEFORE, RESULTS, RUN, WANDB, WORKFLOW
 
     panels = [command.rich_help_panel for command in app.registered_commands]
-    assert list(dict.fromkeys(panels)) == [BEFORE, RESULTS, WANDB, WORKFLOW]
+    assert list(dict.fromkeys(panels)) == [BEFORE, RUN, RESULTS, WANDB, WORKFLOW]

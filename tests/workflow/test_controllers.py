@@ -226,6 +226,7 @@ def test_a_shard_is_kept_whose_job_died_after_it_had_written_it(workplace, tmp_p
     assert stamps(workplace) == before
 
 
+@pytest.mark.slow
 def test_a_shard_is_kept_that_another_job_finished_while_its_own_was_queued(workplace, tmp_path):
     """As where the jobs of a Snakemake that was killed go on: on one core, the second shard waits for the first."""
     root = workplace.root
@@ -300,6 +301,7 @@ def test_metrics_of_another_study_of_the_same_name_are_refused_and_made_again(wo
     assert other.planned()["draw_figures"] == 1
 
 
+@pytest.mark.slow
 def test_ensembles_of_another_study_of_the_same_name_are_refused_and_made_again(workplace, tmp_path):
     other = linked(workplace, tmp_path / "other", evaluate={"samples": 8, "member_counts": [3]})
     stages.aggregate(other.file, "augmentation~full", other.root.parent)

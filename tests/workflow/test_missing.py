@@ -19,6 +19,7 @@ def output_of(done):
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_shard_that_fails_for_good_is_named_and_the_study_closed_without_it(workplace):
     study = load_study(workplace.file, workplace.root.parent)
     none, full = study.arms

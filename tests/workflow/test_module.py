@@ -83,6 +83,7 @@ def planned(said: str) -> dict[str, int]:
     return {rule: int(count) for rule, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)}
 
 
+@pytest.mark.slow
 def test_the_default_study_is_the_file_beside_the_workflow(tmp_path):
     for snakefile in ("Snakefile", "workflow/Snakefile"):
         said = snakemake(tmp_path, "-n", "-p", "--snakefile", str(ROOT / snakefile)).stdout
@@ -115,6 +116,7 @@ def test_read_from_a_repository(tmp_path):
     assert planned(said)["train_shard"] == 6
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_found_under_a_prefix_beside_another_one(finished, tmp_path):
     folder = project(tmp_path / "a", TWO, study=TINY, other={**TINY, "study": "other"})
     shutil.copytree(finished.folder / "results", folder / "one" / "results")
@@ -143,6 +145,7 @@ def test_a_config_that_is_no_study_is_refused(tmp_path):
     assert done.returncode == 1 and said in done.stderr + done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_jobs_in_a_container_run_its_python(tmp_path):
     """With a stand-in for apptainer, which runs the command as it is."""
     folder = project(tmp_path / "a", DEPLOYED, study=TINY)

@@ -59,7 +59,7 @@ DIGITS = {"name": "digits", "train": 8, "test": 8, "ood": "none"}
     ("sections", "solutions"),
     [
         ({"sweep": {"theory.route": ["direct", "auto"]}}, 2),
-        ({"sweep": {"training.loss": ["cross_entropy", "mse"]}, "task": DIGITS}, 1),
+        pytest.param({"sweep": {"training.loss": ["cross_entropy", "mse"]}, "task": DIGITS}, 1, marks=pytest.mark.slow),
     ],
 )
 def test_arms_without_tiles_share_kernels_with_those_that_have_them(tmp_path, sections, solutions):
