@@ -436,7 +436,7 @@ STORES = {
         both(written("file", ""), lambda study, patch: (study.root / ".controller").symlink_to("file")),
     ),
     "results in a file": Case(
-        "data small.yaml --key {data} --results small.yaml", ["small.yaml/small", "cannot be written"]
+        "data small.yaml --key {data} --results small.yaml", ["small.yaml", "is a file", "--results"]
     ),
     "results where nothing is written": Case(
         "data small.yaml --key {data} --results /proc/none", ["/proc/none/small/data", "cannot be written"]

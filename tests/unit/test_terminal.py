@@ -266,12 +266,30 @@ def test_nothing_runs_on_behind_a_view_that_is_gone(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: processes.append(popen(*a, **k)) or processes[0])
 
     def broken(study):
-        raise StoreError("a link leads elsewhere")
+        raise RuntimeError("a mistake of ours")
 
     monkeypatch.setattr("emergent_equivariance.status.status", broken)
-    with pytest.raises(StoreError):
+    with pytest.raises(RuntimeError):
         start()
     assert processes[0].returncode is not None
+
+
+def test_a_run_goes_on_where_its_status_cannot_be_read_for_a_while(tmp_path, monkeypatch):
+    from emergent_equivariance import status
+
+    _, out, start = shown_run(tmp_path, monkeypatch, "import time; time.sleep(3)")
+    looks = []
+
+    def unreadable_at_first(study, look=status.status):
+        looks.append(study)
+        if len(looks) == 1:
+            raise StoreError("the disk does not answer")
+        return look(study)
+
+    monkeypatch.setattr(status, "status", unreadable_at_first)
+    assert start() == 0
+    assert len(looks) > 2
+    assert "its status cannot be read: the disk does not answer" in out.getvalue()
 
 
 def test_without_a_terminal_a_run_is_snakemake_and_nothing_else(tmp_path):

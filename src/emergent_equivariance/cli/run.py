@@ -14,6 +14,7 @@ from contextlib import suppress
 
 import typer
 
+from ..errors import UserError
 from ..study import Study, load_study
 from .common import RUN, StudyArgument, app
 from .terminal import console, duration
@@ -59,6 +60,7 @@ def _run_shown(study: Study, command: list[str]) -> int:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     said: deque[str] = deque(maxlen=1000)
     stopped: list[int] = []
+    told: set[str] = set()
     with Live(console=out, auto_refresh=False, transient=True) as live:
 
         def tell(text: str) -> None:
@@ -76,7 +78,12 @@ def _run_shown(study: Study, command: list[str]) -> int:
         try:
             while process.poll() is None:
                 look = time.monotonic()
-                live.update(view(status(study), out.width, out.height - 1, advice=False), refresh=True)
+                try:
+                    live.update(view(status(study), out.width, out.height - 1, advice=False), refresh=True)
+                except (UserError, OSError) as error:  # it may pass, and the run needs no view
+                    if (unread := f"the run goes on; its status cannot be read: {error}") not in told:
+                        told.add(unread)
+                        tell(unread)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(max(PERIOD, PAUSE * (time.monotonic() - look)))
         finally:  # nothing runs on behind a view that is gone

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
-from ..errors import StudyError
+from ..errors import StoreError, StudyError
 from ..settings import STUDY_FILES, STUDY_KEYS, AnySettings, Settings, StudyFile, normalise_augmentation
 from .arms import Arm, KernelArm, fingerprint
 from .budget import check_memory
@@ -64,7 +64,12 @@ def _place(error: Exception) -> str:
 
 
 def load_study(file: str | Path, results: str | Path = "results") -> Study:
-    """Read and validate a study file. Raises StudyError naming file, key, value and remedy."""
+    """Read and validate a study file.
+
+    Raises StudyError naming file, key, value and remedy, and StoreError where ``results`` is no folder.
+    """
+    if Path(results).exists() and not Path(results).is_dir():
+        raise StoreError(f"{results}: is a file, not the folder of results.", remedy="Name a folder with --results.")
     return parse_study(read_yaml(Path(file)), Path(file), Path(results))
 
 
