@@ -292,7 +292,7 @@ def distance_to_ntk_data(metrics: xr.Dataset) -> pd.DataFrame:
         panels=panels,
         title=heading(metrics, *parts),
         x_label={panel: "width (units)" if panel in against else _SIZE_LABEL for panel in panels},
-        y_label="distance to the NTK mean (relative)",
+        y_label="relative distance to NTK mean",
         x_scale="log",
         y_scale="log",
         notes=notes,
