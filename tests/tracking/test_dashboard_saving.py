@@ -58,7 +58,7 @@ def use(server, monkeypatch):
 def emeq_dashboard(folder, url, **environment):
     variables = {**os.environ, "WANDB_BASE_URL": url, "WANDB_API_KEY": KEY, **environment}
     command = [sys.executable, "-m", "emergent_equivariance", "dashboard", "study.yaml"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=variables, timeout=100)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=variables, timeout=300)
 
 
 @pytest.fixture
