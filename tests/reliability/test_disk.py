@@ -51,6 +51,7 @@ def check(said, *texts):
         assert text in last, last
 
 
+@pytest.mark.slow
 def test_a_read_only_results_folder_is_named_and_what_is_there_counts(disk):
     study = Study(disk, "gd", **SHORT)
     lease = study.study.lease_path(study.arm, *study.shards[0])

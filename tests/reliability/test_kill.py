@@ -181,6 +181,7 @@ def report(name, counts, resumed):
     print(f"\n{name}: {dict(counts)}; resumes told by the shards: {resumed}")
 
 
+@pytest.mark.slow
 def test_a_shard_killed_and_stopped_a_few_times_has_the_bits_of_an_undisturbed_one(tmp_path):
     training = {**DESCENT["training"], "steps": 20000, "record": [0, 10000, 20000]}
     study, rng, counts = Study(tmp_path, "gd", training=training), np.random.default_rng(0), Counter()

@@ -529,6 +529,7 @@ def test_command_line(study, capfd):
     assert CONTENT["study"] in said
 
 
+@pytest.mark.slow
 def test_pictures_and_report_are_made_of_metrics_alone(finished, tmp_path):
     study = study_in(tmp_path)
     study.root.mkdir(parents=True)

@@ -10,6 +10,7 @@ from . import constants, page
 CONSTANT = constants.read()
 
 
+@pytest.mark.slow
 def test_the_tables_are_those_of_the_constants():
     text = page.PAGE.read_text()
     assert page.with_tables(text, CONSTANT) == text, "run: python -m tests.scale.page"

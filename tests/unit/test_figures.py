@@ -433,6 +433,7 @@ def test_names_of_elements_have_raised_powers():
     assert [element_text(name) for name in ("e", "r12m", "u3v")] == ["$e$", "$r^{12}m$", "$u^{3}v$"]
 
 
+@pytest.mark.slow
 def test_draw_all_writes_each_picture_in_all_formats_and_the_same_bytes_again(tmp_path):
     study = make_study(theory={"mean": False}, sweep={"augmentation": ["none", "full"]})
     metrics = make_whole(study).assign_attrs(checksum=64 * "a")

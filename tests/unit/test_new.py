@@ -96,6 +96,7 @@ def test_the_command_line(tmp_path, monkeypatch):
     assert not Path("other.yaml").exists()
 
 
+@pytest.mark.slow
 def test_the_workflow_plans_a_study_that_was_written(tmp_path):
     write_study(tmp_path / "mine.yaml")
     command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "-n", "--cores", "1"]

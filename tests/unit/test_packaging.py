@@ -185,6 +185,7 @@ def test_catalog_finds_what_it_asks_for():
     assert {"snakemake", "workflow"} <= set(re.findall(r"\w+", text("README.md").lower()))
 
 
+@pytest.mark.slow
 def test_lint_and_snakefmt_find_nothing(tmp_path):
     run = {"capture_output": True, "text": True, "timeout": 300, "cwd": tmp_path}
     lint = [sys.executable, "-m", "snakemake", "--lint", "--snakefile", str(ROOT / "workflow" / "Snakefile")]

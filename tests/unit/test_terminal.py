@@ -292,6 +292,7 @@ def test_a_run_goes_on_where_its_status_cannot_be_read_for_a_while(tmp_path, mon
     assert "its status cannot be read: the disk does not answer" in out.getvalue()
 
 
+@pytest.mark.slow
 def test_without_a_terminal_a_run_is_snakemake_and_nothing_else(tmp_path):
     write_study(tmp_path / "mine.yaml")
     (tmp_path / "Snakefile").write_text("rule all:\n    shell: 'echo the rule ran'\n")

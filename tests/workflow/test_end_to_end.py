@@ -53,6 +53,7 @@ def test_a_finished_study_has_nothing_to_do(workplace):
     assert workplace.planned() == {}
 
 
+@pytest.mark.slow
 def test_a_deleted_shard_alone_is_made_again(workplace):
     before = shards(workplace)
     lost = "members/augmentation~full/members-000004-000007.zarr.zip"
@@ -106,7 +107,10 @@ def test_changed_evaluation_and_theory_keep_the_members(workplace):
     assert workplace.planned() == {"join_metrics": 1, "draw_figures": 1, "all": 1}
 
 
-@pytest.mark.parametrize(("lost", "members", "trained"), [("data", 16, 2), ("theory", 16, 2), ("theory", 12, 0)])
+@pytest.mark.parametrize(
+    ("lost", "members", "trained"),
+    [("data", 16, 2), pytest.param("theory", 16, 2, marks=pytest.mark.slow), ("theory", 12, 0)],
+)
 def test_lost_inputs_do_not_retrain_existing_shards(workplace, lost, members, trained):
     shutil.rmtree(workplace.root / lost)
     workplace.write(ensemble={"members": members})
@@ -155,6 +159,7 @@ def test_a_changed_study_is_refused_and_nothing_is_lost(workplace):
     assert shards(workplace) == before
 
 
+@pytest.mark.slow
 def test_more_steps_beyond_the_last_record_change_nothing(workplace):
     workplace.write(training={**TINY["training"], "steps": 20})
     assert workplace.planned() == {}
@@ -204,6 +209,7 @@ def test_a_bad_study_is_refused_before_anything_runs(tmp_path):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_study_changed_from_the_command_line_is_refused(workplace):
     done = workplace.snakemake("-n", "--config", "group=c2")
     assert done.returncode != 0

@@ -73,6 +73,7 @@ def test_a_shard_that_fails_for_good_is_named_and_the_study_closed_without_it(wo
     assert "4 members are missing in it, and study.yaml does not set execution.allow_missing" in by_hand.stderr
 
 
+@pytest.mark.slow
 def test_an_ensemble_without_a_shard_does_not_pass_for_the_complete_one(workplace):
     """Though the shard that arrives later is older, and Snakemake's own records are lost."""
     shard, kept = workplace.root / FULL, workplace.folder / "kept.zip"
@@ -86,6 +87,7 @@ def test_an_ensemble_without_a_shard_does_not_pass_for_the_complete_one(workplac
     assert workplace.planned() == AFTER_A_SHARD
 
 
+@pytest.mark.slow
 def test_the_key_changes_nothing_in_a_complete_study(workplace):
     workplace.write(execution=ALLOWED)
     assert workplace.planned() == {}

@@ -101,6 +101,7 @@ def test_as_snakedeploy_deploys_it(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+@pytest.mark.slow
 def test_read_from_a_repository(tmp_path):
     """The rules and captions too; the Python code is that of the environment."""
     repository = tmp_path / "repository"
@@ -134,6 +135,7 @@ def test_a_finished_study_is_found_under_a_prefix_beside_another_one(finished, t
     assert re.search(r"aggregate config/study.yaml --results one/results --arm augmentation~none", said)
 
 
+@pytest.mark.slow
 def test_a_config_that_is_no_study_is_refused(tmp_path):
     two = 'configfile: "config/study.yaml"\nconfigfile: "config/other.yaml"\n'
     text = DEPLOYED.replace('configfile: "config/study.yaml"\n', two).replace(

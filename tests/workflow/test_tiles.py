@@ -59,9 +59,10 @@ DIGITS = {"name": "digits", "train": 8, "test": 8, "ood": "none"}
     ("sections", "solutions"),
     [
         ({"sweep": {"theory.route": ["direct", "auto"]}}, 2),
-        pytest.param({"sweep": {"training.loss": ["cross_entropy", "mse"]}, "task": DIGITS}, 1, marks=pytest.mark.slow),
+        ({"sweep": {"training.loss": ["cross_entropy", "mse"]}, "task": DIGITS}, 1),
     ],
 )
+@pytest.mark.slow
 def test_arms_without_tiles_share_kernels_with_those_that_have_them(tmp_path, sections, solutions):
     training = {"learning_rate": 0.1, "steps": 10}
     place = Workplace(tmp_path, {**TINY, "execution": CUT, "training": training, **sections})
@@ -81,6 +82,7 @@ def test_arms_without_tiles_share_kernels_with_those_that_have_them(tmp_path, se
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_study_beyond_its_memory_is_refused_before_anything_runs(tmp_path):
     task = {"name": "ising", "lattice": 4, "train": 50_000, "test": 8}
     place = Workplace(tmp_path, {**TINY, "task": task})
