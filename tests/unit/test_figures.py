@@ -486,12 +486,12 @@ def test_the_table_of_a_picture_is_what_it_draws_and_its_csv(make, tmp_path):
 
 def test_every_picture_has_a_caption_that_renders():
     jinja2, core = pytest.importorskip("jinja2"), pytest.importorskip("docutils.core")
-    folder = ROOT / "workflow" / "report"
-    captions = {"workflow.rst", "report.rst", *(picture.caption for picture in FIGURES.values())}
-    assert {path.name for path in folder.iterdir()} == captions
-    for name in sorted(captions):
+    folders = ROOT / "workflow" / "report", ROOT / "src" / "emergent_equivariance" / "report" / "captions"
+    files = {path.name: path for folder in folders for path in folder.iterdir()}
+    assert set(files) == {"workflow.rst", "report.rst", *(picture.caption for picture in FIGURES.values())}
+    for name, file in sorted(files.items()):
         context = {"config": {"study": "my_study", "training": {}}, "wildcards": {}}
-        text = jinja2.Template((folder / name).read_text(), undefined=jinja2.StrictUndefined).render(snakemake=context)
+        text = jinja2.Template(file.read_text(), undefined=jinja2.StrictUndefined).render(snakemake=context)
         body = core.publish_parts(text, writer="html", settings_overrides={"halt_level": 2})["body"]
         assert len(body) > 100 and ("my_study" in body) == (name == "workflow.rst")
 

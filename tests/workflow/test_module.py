@@ -105,7 +105,8 @@ def test_as_snakedeploy_deploys_it(tmp_path):
 def test_read_from_a_repository(tmp_path):
     """The rules and captions too; the Python code is that of the environment."""
     repository = tmp_path / "repository"
-    shutil.copytree(ROOT / "workflow", repository / "workflow")
+    for part in ("workflow", "src/emergent_equivariance/report/captions"):
+        shutil.copytree(ROOT / part, repository / part)
     who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     for command in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", "all"], ["tag", "v1.0.0"]):
         subprocess.run(["git", *command], cwd=repository, check=True)

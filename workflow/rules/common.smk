@@ -85,7 +85,7 @@ def figure_files():
     vector = {
         name: report(
             f"{ROOT}/figures/{name}.svg",
-            caption=f"../report/{PICTURES[name].caption}",
+            caption=f"../../src/emergent_equivariance/report/captions/{PICTURES[name].caption}",
             category="Figures",
             labels={"figure": PICTURES[name].title},
         )

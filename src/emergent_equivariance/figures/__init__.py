@@ -66,7 +66,7 @@ class Picture:
       draw: the function that draws it, from metrics.nc; ``width`` is that of a page or of a column (figures.style).
       data: the numbers that it draws, as a tidy table (figures.data), from metrics.nc.
       title: a few words for the table of contents.
-      caption: file under workflow/report/.
+      caption: file under report/captions/.
     """
 
     draw: Callable[..., Figure]
