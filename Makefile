@@ -9,6 +9,9 @@ STAMP := $(VENV)/.installed
 DEMO := ising digits cosine
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 
+# of a worker of the tests: as many workers as cores, each with more threads, take much longer
+ONE_THREAD := OMP_NUM_THREADS=1 NPROC=1
+
 .PHONY: env env-gpu demo test test-all test-slurm bench docs lint lock clean-env
 .DEFAULT_GOAL := demo
 
@@ -38,10 +41,10 @@ demo: $(STAMP)
 	@echo; for study in $(DEMO); do echo "report: results/$$study/report.html"; done
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not slow and not benchmark"
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not slow and not benchmark"
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not benchmark"
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder -m "not benchmark"
 
 # only those on a private SLURM, its packages installed first (root)
 test-slurm: $(STAMP)
