@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 DEMO := ising digits cosine
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 
-# of a worker of the tests: as many workers as cores, each with more threads, take much longer
+# the tests have as many workers as cores, each of one thread
 ONE_THREAD := OMP_NUM_THREADS=1 NPROC=1
 
 .PHONY: env env-gpu demo test test-all test-slurm bench docs lint lock clean-env
