@@ -147,6 +147,11 @@ def _ordered(name: str, array: DataArray, dims: Sequence[str]) -> DataArray:
             f"{name}: has the dimensions {', '.join(map(str, array.dims))}.",
             remedy=f"Give it {', '.join(dims)} (step and output may be left out where there is one).",
         )
+    if np.iscomplexobj(array) or not array.size:
+        raise DataError(
+            f"{name}: holds {'complex' if array.size else 'no'} numbers ({dict(array.sizes)}).",
+            remedy="Give real numbers, at least one along each dimension (complex outputs as two real ones).",
+        )
     array = array.transpose(*dims)
     plain = array.drop_vars([label for label in array.coords if label not in ("step", "member")])
     return plain if "step" in plain.coords else plain.assign_coords(step=np.arange(plain.sizes["step"]))

@@ -230,7 +230,7 @@ class Results:
                 raise StudyError(
                     f"{self.root}: arms are not labelled by {key!r}.", remedy=f"Use some of {', '.join(table)}."
                 )
-            fits = fits[fits[key] == value]
+            fits = fits[[found == value for found in fits[key]]]
             if fits.empty:
                 known = ", ".join(map(repr, dict.fromkeys(table[key].tolist())))
                 raise StudyError(

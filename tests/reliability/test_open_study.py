@@ -102,6 +102,7 @@ def test_data_theory_metrics_and_tables_are_those_of_the_files(folder, measured)
     ("arguments", "selection", "said"),
     [
         ((), {}, "which of 2 arms is not said. Give augmentation, or the name"),
+        ((), {"network_width": [2, 3]}, "no arm has network_width = [2, 3]. Values of network_width are "),
         ((), {"augmentation": "half"}, "no arm has augmentation = 'half'. Values of augmentation are 'none', 'full'"),
         ((), {"width": 8}, "not labelled by 'width'. Use some of augmentation, network_width, group"),
         ((), {"network_width": 8}, "2 arms have network_width = 8. Give augmentation"),

@@ -126,6 +126,8 @@ def test_outputs_that_the_group_acts_on_are_pulled_back():
     [
         ({"prediction": noise(8)[0].rename(member="network")}, "prediction: has the dimensions step, network"),
         ({"prediction": noise(8)[0].where(noise(8)[0] < 2)}, "not finite"),
+        ({"prediction": DataArray(np.zeros((2, 0, 4, 1)), dims=DIMS)}, "prediction: holds no numbers .*'sample': 0"),
+        ({"prediction": DataArray(np.zeros((2, 2, 4, 1), complex), dims=DIMS)}, "holds complex numbers"),
         ({"prediction": DataArray(np.zeros((2, 2, 65, 1)), dims=DIMS)}, "65 elements. Give action"),
         ({"member_counts": [9]}, r"member_counts: \[9\], but there are 8 members"),
         ({"split": ["train"] * 5}, r"split: has the shape \(5,\). Give it the shape \(6,\)"),

@@ -26,6 +26,7 @@ from synthetic_results import (
 
 from emergent_equivariance import figures, report
 from emergent_equivariance.figures import FIGURES, gallery
+from emergent_equivariance.figures.panels import italic
 from emergent_equivariance.figures.selection import (
     Choice,
     choose,
@@ -33,7 +34,7 @@ from emergent_equivariance.figures.selection import (
     metrics_choices,
     read_series,
 )
-from emergent_equivariance.figures.style import COLUMN, PAGE
+from emergent_equivariance.figures.style import COLUMN, PAGE, ensemble_look, theory_look
 from emergent_equivariance.figures.words import element_text, number
 from emergent_equivariance.fits import Series, power_law
 from emergent_equivariance.pages import source_of
@@ -278,6 +279,27 @@ def test_distance_to_ntk_against_width_and_against_members(metrics):
     np.testing.assert_allclose(line.get_ydata(), values.sel(arm=arms[0]))
     exponent = re.search(r"x\$ = −(1\.\d+|0\.9\d+) ± 0.03", words(figure))
     assert exponent, words(figure)
+
+
+@pytest.mark.parametrize("name", ["measured_over_predicted", "distance_to_ntk"])
+def test_of_many_widths_some_have_a_line_and_all_a_point_against_width(name):
+    widths = list(range(64, 64 + 40))
+    study = make_study(sweep={"network.width": widths, "augmentation": ["full"]})
+    figure = FIGURES[name].draw(make_metrics(study))
+    assert "8 of 40 widths have a line" in words(figure)
+    last = figure.axes[-1]
+    drawn = [width for width in widths if labelled(last, f"width {width}")]
+    assert len(drawn) == 8 and drawn[0] == 64 and drawn[-1] == 103
+    if name == "distance_to_ntk":
+        (line,) = labelled(figure.axes[0], "step 300")
+        np.testing.assert_array_equal(line.get_xdata(), widths)
+
+
+def test_subsets_of_twice_as_many_elements_look_different():
+    labels = ["none", "random", "full", "subset-2", "subset-4", "subset-8"]
+    for look in (ensemble_look, theory_look):
+        looks = [look(label) for label in labels]
+        assert len({(one.marker, one.dash) for one in looks}) == len(labels)
 
 
 def test_distance_to_ntk_with_one_width_has_one_row():
@@ -616,6 +638,18 @@ def test_an_ensemble_of_probabilities_says_why_it_has_no_theory():
 )
 def test_numbers_show_two_digits_of_their_error(value, error, text):
     assert number(value, error) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "drawn"),
+    [
+        ("f(x) of m members, a mean", "$f$($x$) of $m$ members, a mean"),
+        ("width^x", "width$^{x}$"),
+        ("energy $E^a$ of f", "energy $E^a$ of $f$"),
+    ],
+)
+def test_quantities_are_italic_and_formulas_as_they_are(text, drawn):
+    assert italic(text) == drawn
 
 
 def test_compact_numbers_have_their_error_in_brackets():

@@ -111,7 +111,8 @@ def test_paths_are_left_to_the_shell():
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_is_installed(tmp_path, shell):
-    environment = {**os.environ, "HOME": str(tmp_path)}
+    """Of the shell named here: which one the tests themselves are started from is not typer's to find out."""
+    environment = {**os.environ, "HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     code = "import sys; sys.argv = ['emeq', *sys.argv[1:]]; from emergent_equivariance.cli import main; main()"
     command = [sys.executable, "-c", code, "--install-completion", shell]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

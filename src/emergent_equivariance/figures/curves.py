@@ -35,14 +35,15 @@ from .selection import (
     Chosen,
     absent,
     all_diverged,
-    choose,
+    chosen_arms,
     first_of,
     full_ensemble,
     last_step,
+    lines,
     member_band,
-    metrics_choices,
     read_at,
     read_series,
+    thinned_words,
 )
 from .style import COLOURS, Look, ensemble_look, member_look, shades, styled, theory_look
 from .words import augmented, diverged_words, mean_of, missing_words, number, split_words
@@ -67,7 +68,7 @@ def _role(arm: Choice) -> str:
 
 
 def _finish(figure: Figure, table: pd.DataFrame, metrics: xr.Dataset) -> Figure:
-    nothing = one_point(metrics, choose(metrics_choices(metrics)).main)
+    nothing = one_point(metrics, chosen_arms(metrics).main)
     return finish(figure, table.attrs["title"], table.attrs["notes"], nothing=nothing)
 
 
@@ -99,7 +100,7 @@ def orbit_scaling_data(metrics: xr.Dataset) -> pd.DataFrame:
     from μ_t and Σ_t, nothing fitted. Needs orbit_variance(arm, step, split, member_count), its _se,
     predicted_orbit_variance, member_orbit_variance, and for the text orbit_slope and orbit_variance_ratio.
     """
-    chosen = choose(metrics_choices(metrics))
+    chosen = chosen_arms(metrics)
     step, rows, panels = last_step(metrics, chosen.main), Rows(), _panels(metrics)
     largest = max(full_ensemble(metrics, arm) for arm in chosen.drawn)
     at: dict[str, Any] = {"root": True, "step": step}
@@ -132,7 +133,7 @@ def orbit_scaling_data(metrics: xr.Dataset) -> pd.DataFrame:
 def orbit_scaling(metrics: xr.Dataset) -> Figure:
     """Draw orbit_scaling_data, and the slope −1/2 below everything, parallel to what is expected."""
     table = orbit_scaling_data(metrics)
-    chosen = choose(metrics_choices(metrics))
+    chosen = chosen_arms(metrics)
     figure, panels = titled_panels(table)
     draw(panels, table)
     guided = {f"{start}, {augmented(chosen.main.augmentation)}" for start in ("ensemble mean", "predicted (no fit)")}
@@ -159,7 +160,7 @@ def orbit_in_time_data(metrics: xr.Dataset) -> pd.DataFrame:
 
     Needs orbit_variance, its _se, member_orbit_variance and, where there is theory, predicted_orbit_variance.
     """
-    chosen = choose(metrics_choices(metrics))
+    chosen = chosen_arms(metrics)
     rows, panels = Rows(), _panels(metrics)
     for split, panel in panels.items():
         band = member_band(metrics, chosen.main, split)
@@ -202,20 +203,21 @@ def orbit_in_time(metrics: xr.Dataset) -> Figure:
         figure,
         table.attrs["title"],
         table.attrs["notes"],
-        nothing=one_point(metrics, choose(metrics_choices(metrics)).main),
+        nothing=one_point(metrics, chosen_arms(metrics).main),
     )
 
 
 def measured_over_predicted_data(metrics: xr.Dataset) -> pd.DataFrame:
     """Measured over predicted orbit variance against training time, one line per width, one panel per split.
 
-    1 where the NTK describes the networks. Needs orbit_variance_ratio(arm, step, split) and its _se.
+    1 where the NTK describes the networks. Of more than MOST_LINES widths some have a line. Needs
+    orbit_variance_ratio(arm, step, split) and its _se.
     """
-    chosen = choose(metrics_choices(metrics))
-    rows, panels = Rows(), _panels(metrics)
+    chosen = chosen_arms(metrics)
+    rows, panels, widths = Rows(), _panels(metrics), lines(chosen.widths)
     for split, panel in panels.items():
         ends: list[float] = []
-        for arm, shade in zip(chosen.widths, shades(len(chosen.widths)), strict=True):
+        for arm, shade in zip(widths, shades(len(widths)), strict=True):
             series = read_series(metrics, "orbit_variance_ratio", arm, split, "step")
             ends.extend(series.x)
             rows.points(panel, arm.size, _role(arm), Look(shade, "o", width=1.0, size=3.2), series)
@@ -250,15 +252,16 @@ def measured_over_predicted(metrics: xr.Dataset) -> Figure:
         figure,
         table.attrs["title"],
         table.attrs["notes"],
-        nothing=one_point(metrics, choose(metrics_choices(metrics)).main),
+        nothing=one_point(metrics, chosen_arms(metrics).main),
     )
 
 
 def _width_notes(metrics: xr.Dataset, chosen: Chosen) -> list[str]:
     """What a picture of all widths leaves out."""
-    gone = [(arm.size, members) for arm in chosen.widths if (members := all_diverged(metrics, arm))]
-    notes = [missing_words(*absent(metrics, arm), arm.size) for arm in chosen.widths]
-    return [*(diverged_words(members, size) for size, members in gone), *notes, first_of(metrics)]
+    drawn = lines(chosen.widths)
+    gone = [diverged_words(members, arm.size) for arm in drawn if (members := all_diverged(metrics, arm))]
+    notes = [missing_words(*absent(metrics, arm), arm.size) for arm in drawn]
+    return [*gone, *notes, thinned_words(len(chosen.widths), "widths"), first_of(metrics)]
 
 
 def distance_to_ntk_data(metrics: xr.Dataset) -> pd.DataFrame:
@@ -268,15 +271,15 @@ def distance_to_ntk_data(metrics: xr.Dataset) -> pd.DataFrame:
     ensemble size at the last step, one line per width: it does not fall to zero with m. With one width only the
     second. Needs difference_to_ntk(arm, step, split, member_count) and its _se.
     """
-    chosen = choose(metrics_choices(metrics))
+    chosen = chosen_arms(metrics)
     last, rows, splits = last_step(metrics, chosen.main), Rows(), _panels(metrics)
-    several, said = len(chosen.widths) > 1, {}
+    several, said, widths = len(chosen.widths) > 1, {}, lines(chosen.widths)
     against = [f"{name}, against width" for name in splits.values()] if several else []
     sizes = [f"{name}, against ensemble size" if several else name for name in splits.values()]
     for split, panel in zip(splits, against, strict=False):
         said[panel] = _distance_against_width(rows, panel, metrics, chosen.widths, split)
     for split, panel in zip(splits, sizes, strict=True):
-        for arm, shade in zip(chosen.widths, shades(len(chosen.widths)), strict=True):
+        for arm, shade in zip(widths, shades(len(widths)), strict=True):
             series = read_series(metrics, "difference_to_ntk", arm, split, "member_count", step=last)
             rows.points(panel, arm.size, _role(arm), Look(shade, "o", width=0.9, size=3.2), series)
     panels, notes = [*against, *sizes], _width_notes(metrics, chosen)
@@ -320,7 +323,7 @@ def _distance_against_width(rows: Rows, panel: str, metrics: xr.Dataset, arms: t
 def distance_to_ntk(metrics: xr.Dataset) -> Figure:
     """Draw distance_to_ntk_data: upper row against width, lower row against ensemble size."""
     table = distance_to_ntk_data(metrics)
-    names, widths = table.attrs["panels"], choose(metrics_choices(metrics)).widths
+    names, widths = table.attrs["panels"], chosen_arms(metrics).widths
     splits = len(metrics["split"])
     figure, axes = grid(splits, len(names) // splits, sharey=True)
     panels = dict(zip(names, axes.ravel(), strict=True))
@@ -351,7 +354,7 @@ def same_predictions_data(metrics: xr.Dataset) -> pd.DataFrame:
     Needs orbit_same_predictions(arm, step, split, member_count), its _se, the member_… variable, and the
     coordinate group_order(arm) for the reference of perfect symmetry.
     """
-    chosen = choose(metrics_choices(metrics))
+    chosen = chosen_arms(metrics)
     rows, panels, name = Rows(), _panels(metrics), "orbit_same_predictions"
     steps = metrics["step"].values
     for split, panel in panels.items():
@@ -403,7 +406,7 @@ def same_predictions(metrics: xr.Dataset) -> Figure:
     draw(panels, table)
     for panel, ax in panels.items():
         if "group_order" in metrics.coords:
-            order = int(metrics["group_order"].sel(arm=choose(metrics_choices(metrics)).main.key))
+            order = int(metrics["group_order"].sel(arm=chosen_arms(metrics).main.key))
             ax.set_ylim(1 - 0.04 * order, order * 1.08)
         time_axis(ax, metrics)
         title(ax, panel, table.attrs["panel_notes"][panel])

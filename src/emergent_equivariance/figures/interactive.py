@@ -39,6 +39,8 @@ SHAPES = {
     "D": "diamond",
     "^": "triangle-up",
     "v": "triangle-down",
+    "<": "triangle-left",
+    ">": "triangle-right",
     "x": "M-.7,-.7L.7,.7M.7,-.7L-.7,.7",
 }
 LINE = "M-2.4,0L2.4,0"

@@ -11,7 +11,16 @@ import numpy as np
 
 from ..fits import Series
 from .data import Curve, curves, of_panel, pieces
-from .selection import Choice, Chosen, absent, all_diverged, full_ensemble
+from .selection import (
+    Choice,
+    Chosen,
+    absent,
+    all_diverged,
+    choose,
+    full_ensemble,
+    metrics_choices,
+    thinned_words,
+)
 from .style import NARROWEST, PANEL, TEXT_SIZE
 from .words import augmented, diverged_words, missing_words
 
@@ -26,6 +35,9 @@ NOTHING = "nothing to draw: no finite value"
 
 #: Width of a letter of a title or a label of a panel, and of the title of a figure, in inches.
 LETTER, TITLE_LETTER = 0.053, 0.06
+
+#: A formula in TeX between two $, in names that users give.
+FORMULA = re.compile(r"(\$[^$]*\$)")
 
 # --------------------------------------------------------------------------------------------- panels
 
@@ -78,6 +90,7 @@ def title(ax: Axes, *lines: str) -> None:
 
 def _wrapped(text: str, room: int) -> list[str]:
     """Lines of at most ``room`` letters, broken between parts (" · ") where these fit; quantities in italics."""
+    text = FORMULA.sub(lambda formula: formula[0].replace(" ", "\u00a0"), text)
     parts = (part.replace(" ", "\u00a0") if len(part) <= room else part for part in text.split(" · "))
     lines = wrap(" · ".join(parts), max(room, 12))
     return [italic(line.replace("\u00a0", " ").removesuffix(" ·")) for line in lines]
@@ -113,9 +126,16 @@ def _room(ax: Axes, *, upright: bool = False) -> int:
 
 
 def italic(text: str) -> str:
-    """A text in which single letters but the article, which are quantities, are set in italics; "^x" is raised."""
-    raised = re.sub(r"\^([A-Za-z])", r"$^{\1}$", text)
-    return re.sub(r"(?<![\w'${^])([B-Zb-z])(?![\w'$}])", r"$\1$", raised)
+    """A text in which single letters but the article, which are quantities, are set in italics; "^x" is raised.
+
+    Formulas between two $ are left as they are.
+    """
+
+    def plain(words: str) -> str:
+        raised = re.sub(r"\^([A-Za-z])", r"$^{\1}$", words)
+        return re.sub(r"(?<![\w'${^])([B-Zb-z])(?![\w'$}])", r"$\1$", raised)
+
+    return "".join(part if part.startswith("$") else plain(part) for part in FORMULA.split(text))
 
 
 def finish(figure: Figure, title: str, notes: Iterable[str] = (), *, legend: bool = True, nothing: str = "") -> Figure:
@@ -332,6 +352,8 @@ def missing(metrics: xr.Dataset, chosen: Chosen) -> list[str]:
         if members := all_diverged(metrics, arm):
             notes.append(diverged_words(members, name))
         notes.append(missing_words(*absent(metrics, arm), name))
+    others = choose(metrics_choices(metrics)).others
+    notes.append(thinned_words(len(others), "further kinds of augmentation"))
     if chosen.main.augmentation == "none":
         notes.append("no augmented arm in this study")
     elif chosen.control is None:

@@ -7,12 +7,14 @@ first value is drawn, and the title says so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..fits import Series
-from ..study.choice import SUBJECTS, Choice, Chosen, choose, study_choices
+from ..study.choice import SUBJECTS, Choice, Chosen, choose
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -24,15 +26,20 @@ __all__ = [
     "absent",
     "all_diverged",
     "choose",
+    "chosen_arms",
     "first_of",
     "full_ensemble",
     "last_step",
+    "lines",
     "member_band",
     "metrics_choices",
     "read_at",
     "read_series",
-    "study_choices",
+    "thinned_words",
 ]
+
+#: Lines of one kind in a panel at most: more cannot be told apart.
+MOST_LINES = 8
 
 
 def metrics_choices(metrics: xr.Dataset) -> list[Choice]:
@@ -43,6 +50,24 @@ def metrics_choices(metrics: xr.Dataset) -> list[Choice]:
         Choice(str(key), int(width), str(label), tuple(str(values[i]) for _, values in fixed))
         for i, (key, width, label) in enumerate(zip(keys, widths, labels, strict=True))
     ]
+
+
+def chosen_arms(metrics: xr.Dataset) -> Chosen:
+    """The arms that stand for a study (study.choice), of further kinds of augmentation as many as can be told apart."""
+    chosen = choose(metrics_choices(metrics))
+    return replace(chosen, others=lines(chosen.others))
+
+
+def lines(arms: Sequence[Choice]) -> tuple[Choice, ...]:
+    """The arms that get a line each: all, or MOST_LINES of them, evenly spread with the first and the last."""
+    if len(arms) <= MOST_LINES:
+        return tuple(arms)
+    return tuple(arms[i] for i in np.round(np.linspace(0, len(arms) - 1, MOST_LINES)).astype(int))
+
+
+def thinned_words(number: int, of_what: str) -> str:
+    """That not all arms of one kind have a line, in words; empty if all have."""
+    return f"{MOST_LINES} of {number} {of_what} have a line" if number > MOST_LINES else ""
 
 
 def _fixed(metrics: xr.Dataset) -> dict[str, list[Any]]:

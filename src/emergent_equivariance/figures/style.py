@@ -6,7 +6,7 @@ augmentation, black broken lines are theory without a fitted parameter. Orange i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -55,6 +55,9 @@ class Look(NamedTuple):
     opacity: float = 0.28
     order: float = 3
 
+
+#: Dashes of theory for augmentation with a subset, see _of_subset.
+_SUBSETS = ((10, 2), (7, 2, 1, 2, 1, 2), (7, 2), (2, 2))
 
 #: Widths of a picture in inches, as it is printed: across a journal's page and in one of its columns.
 PAGE, COLUMN = 7.1, 3.4
@@ -127,17 +130,27 @@ def member_look(**changes: Any) -> Look:
     return Look(COLOURS["member"], width=0.8, band=True, order=2)._replace(**changes)
 
 
+def _of_subset(augmentation: str, among: Sequence[Any], otherwise: Any) -> Any:
+    """One of ``among`` for "subset-K", another one for twice as many elements."""
+    kind, _, size = augmentation.partition("-")
+    return among[int(size).bit_length() % len(among)] if kind == "subset" else otherwise
+
+
 def ensemble_look(augmentation: str, *, size: float = 4.0, dash: tuple[float, ...] | None = None) -> Look:
-    """How an ensemble mean is drawn; the marker of random augmentation shows around a point of full augmentation."""
+    """How an ensemble mean is drawn; the marker of random augmentation shows around a point of full augmentation.
+
+    Subsets are triangles that point to different sides.
+    """
     hollow = augmentation == "random"
-    shape = {"random": "D", "none": "s"}.get(augmentation, "o")
+    shape = {"random": "D", "none": "s"}.get(augmentation) or _of_subset(augmentation, "<>^v", "o")
     return Look(colour(augmentation), shape, dash, size=size * (1.7 if hollow else 1), hollow=hollow, order=5)
 
 
 def theory_look(augmentation: str = "full", **changes: Any) -> Look:
     """How theory for an ensemble is drawn: black, with dashes that tell the augmentations apart."""
     dashes = {"full": (3.7, 1.6), "none": (4, 1.5, 1, 1.5), "random": (1, 1.2)}
-    return Look(COLOURS["theory"], dash=dashes.get(augmentation, (7, 2)), order=4)._replace(**changes)
+    dash = dashes.get(augmentation) or _of_subset(augmentation, _SUBSETS, (7, 2))
+    return Look(COLOURS["theory"], dash=dash, order=4)._replace(**changes)
 
 
 def shades(number: int, colour_map: str = "viridis") -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..figures.selection import absent, all_diverged, choose, metrics_choices
+from ..figures.selection import absent, all_diverged, chosen_arms, metrics_choices
 from ..figures.words import augmented, diverged_words, missing_words, number, split_words
 from ..groups import get_group
 from ..study.products import figure_names
@@ -87,7 +87,7 @@ def _note(table: pd.DataFrame) -> str:
 
 def _rows(metrics: xr.Dataset, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Key numbers of the main arm and of its control (None: there is none), by split."""
-    chosen = choose(metrics_choices(metrics))
+    chosen = chosen_arms(metrics)
     main, control = (
         None if arm is None else table[table["arm"] == arm.key].set_index("split", drop=False)
         for arm in (chosen.main, chosen.control)
@@ -99,7 +99,7 @@ def _rows(metrics: xr.Dataset, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.Da
 def _claim(study: Study, metrics: xr.Dataset, table: pd.DataFrame) -> str:
     """The result in one sentence: on test inputs where there are any."""
     main, controls = _rows(metrics, table)
-    chosen = choose(metrics_choices(metrics)).main
+    chosen = chosen_arms(metrics).main
     split = "test" if "test" in main.index else main.index[0]
     row = main.loc[split]
     size = int(row["members"])
@@ -140,7 +140,7 @@ def _factor(row: pd.Series, name: str, ensemble: pd.Series) -> str:
 
 def _observable(study: Study, metrics: xr.Dataset) -> list[Block]:
     """What deviates, over what."""
-    chosen = choose(metrics_choices(metrics)).main
+    chosen = chosen_arms(metrics).main
     group = study.arm(chosen.key).settings.group
     if get_group(group).order == 1:
         return [Text(f"The group {group} has one element: every orbit is one point, and all orbit deviations are 0.")]
@@ -158,7 +158,7 @@ def _observable(study: Study, metrics: xr.Dataset) -> list[Block]:
 
 def _by_split(study: Study, metrics: xr.Dataset, table: pd.DataFrame) -> list[Block]:
     """What averaging does to the main arm, one sentence per split, with the control beside it."""
-    chosen = choose(metrics_choices(metrics)).main
+    chosen = chosen_arms(metrics).main
     order = get_group(study.arm(chosen.key).settings.group).order
     if order == 1:
         return []
@@ -263,7 +263,7 @@ def _theory(study: Study, metrics: xr.Dataset) -> list[Block]:
 
 def _controls(study: Study, metrics: xr.Dataset, table: pd.DataFrame) -> list[Block]:
     """The arm without augmentation, and how exact the action is."""
-    chosen = choose(metrics_choices(metrics))
+    chosen = chosen_arms(metrics)
     main, control = _rows(metrics, table)
     blocks: list[Block] = []
     if control is None or chosen.control is None:
