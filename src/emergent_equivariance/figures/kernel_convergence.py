@@ -13,6 +13,7 @@ import numpy as np
 from ..fits import SEEN, Series
 from .data import Rows, curves
 from .panels import draw, finish, heading, plain_log_axis, title, titled_panels
+from .selection import lines, thinned_words
 from .style import COLOURS, Look, shades, styled, theory_look
 from .words import mean_of, number
 
@@ -44,7 +45,7 @@ def kernel_convergence_data(metrics: xr.Dataset) -> pd.DataFrame:
     Needs relative_error, member_error, squared_bias, noise (arm, kind), their _se, and the exponents (curve, kind).
     """
     rows, said = Rows(), {}
-    names = metrics["curve"].values.astype(str)
+    names = lines(metrics["curve"].values.astype(str).tolist())
     for kind, panel in KINDS.items():
         part = metrics.sel(kind=kind)
         for i, (curve, shade) in enumerate(zip(names, shades(len(names) + 1), strict=False)):
@@ -62,6 +63,7 @@ def kernel_convergence_data(metrics: xr.Dataset) -> pd.DataFrame:
         x_scale="log",
         y_scale="log",
         error="± one standard error (bootstrap over networks)",
+        notes=[thinned_words(metrics.sizes["curve"], "curves")],
         panel_notes=said,
     )
 
@@ -119,7 +121,7 @@ def kernel_convergence(metrics: xr.Dataset) -> Figure:
             ax.set_xlim(widths[0] / 1.3, widths[-1] * 1.3)
             plain_log_axis(ax.xaxis, widths)
     next(iter(panels.values())).set_ylim(bottom=np.nanmin(metrics["noise"].values) / BELOW)
-    return finish(figure, table.attrs["title"])
+    return finish(figure, table.attrs["title"], table.attrs["notes"])
 
 
 def _guide(ax: Axes, single: list[Curve]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from .data import Rows
 from .panels import draw, finish, grid, heading, label_axes, plain_log_axis
+from .selection import lines, thinned_words
 from .style import COLOURS, Look, shades, styled
 from .words import substitutes, times_words
 
@@ -40,7 +41,8 @@ def learning_curves_data(metrics: xr.Dataset) -> pd.DataFrame:
     times = metrics["time"].values[::-1]
     drawn = times[: len(TIMES)]
     for name in names:
-        for arm, (label, look) in zip(metrics["arm"].values, _looks(metrics).items(), strict=True):
+        for label, look in _looks(metrics).items():
+            arm = metrics["arm"].values[metrics["arm_label"].values == label].item()
             for time, dash in zip(drawn, TIMES, strict=False):
                 curve = metrics[[name, f"{name}_se"]].sel(arm=arm, time=time)
                 value, error = (curve[part].values for part in curve.data_vars)
@@ -50,7 +52,11 @@ def learning_curves_data(metrics: xr.Dataset) -> pd.DataFrame:
                 rows.add(AXES[name], series, "theory", look._replace(dash=dash), x, y, y - error, y + error)
         _add_published(rows, metrics, name)
     lack = f"the last {len(drawn)} of {len(times)} training times" if len(drawn) < len(times) else ""
-    notes = [lack, *(f"substitute data: {text}" for text in substitutes(metrics.attrs["data_provenance"]))]
+    notes = [
+        lack,
+        thinned_words(metrics.sizes["arm"], "kernels"),
+        *(f"substitute data: {text}" for text in substitutes(metrics.attrs["data_provenance"])),
+    ]
     return rows.table(
         panels=[AXES[name] for name in names],
         title=heading(metrics, times_words(drawn[0]) if len(times) == 1 else ""),
@@ -63,8 +69,8 @@ def learning_curves_data(metrics: xr.Dataset) -> pd.DataFrame:
 
 
 def _looks(metrics: xr.Dataset) -> dict[str, Look]:
-    """Label of a kernel → how it is drawn."""
-    labels = metrics["arm_label"].values.astype(str)
+    """Label of a kernel that has a line → how it is drawn."""
+    labels = lines(metrics["arm_label"].values.astype(str).tolist())
     markers = (MARKERS[i % len(MARKERS)] for i in range(len(labels)))
     looks = zip(labels, shades(len(labels)), markers, strict=True)
     return {label: Look(shade, marker, band=True, opacity=0.13, width=1.3) for label, shade, marker in looks}

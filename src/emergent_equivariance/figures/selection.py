@@ -58,15 +58,15 @@ def chosen_arms(metrics: xr.Dataset) -> Chosen:
     return replace(chosen, others=lines(chosen.others))
 
 
-def lines(arms: Sequence[Choice]) -> tuple[Choice, ...]:
-    """The arms that get a line each: all, or MOST_LINES of them, evenly spread with the first and the last."""
-    if len(arms) <= MOST_LINES:
-        return tuple(arms)
-    return tuple(arms[i] for i in np.round(np.linspace(0, len(arms) - 1, MOST_LINES)).astype(int))
+def lines(wanted: Sequence[Any]) -> tuple[Any, ...]:
+    """What gets a line: all that is wanted, or MOST_LINES of it, evenly spread with the first and the last."""
+    if len(wanted) <= MOST_LINES:
+        return tuple(wanted)
+    return tuple(wanted[i] for i in np.round(np.linspace(0, len(wanted) - 1, MOST_LINES)).astype(int))
 
 
 def thinned_words(number: int, of_what: str) -> str:
-    """That not all arms of one kind have a line, in words; empty if all have."""
+    """That not all of one kind have a line, in words; empty if all have."""
     return f"{MOST_LINES} of {number} {of_what} have a line" if number > MOST_LINES else ""
 
 
