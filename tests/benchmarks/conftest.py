@@ -45,13 +45,8 @@ def page(rows: list[dict]) -> str:
         "| what | value | goal | measured |",
         "|---|---|---|---|",
     ]
-    lines += [f"| {row['name']} | {row['value']:.4g} | {row['goal']} | {measured(row)} |" for row in rows]
+    lines += [f"| {row['name']} | {row['value']:.4g} | {row['goal']} | {row['date']} |" for row in rows]
     return "\n".join(lines) + "\n"
-
-
-def measured(row: dict) -> str:
-    """When a row was measured, and how, where it was not by the benchmarks: those that ``make bench`` replaces."""
-    return row["date"] + (f"; provisional, {row['note']}" if "note" in row else "")
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -45,8 +45,3 @@ class Constants(dict):
 def read():
     """The values of all rows."""
     return Constants({row["name"]: row["value"] for row in json.loads(FILE.read_text())["rows"]})
-
-
-def notes():
-    """How the rows were found that the benchmarks did not measure: name → words."""
-    return {row["name"]: row["note"] for row in json.loads(FILE.read_text())["rows"] if "note" in row}

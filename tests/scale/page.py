@@ -183,10 +183,7 @@ def shards_table(constant):
 def constants_table(constant):
     """The measured constants."""
     names = [value for key, value in vars(constants).items() if key.isupper() and isinstance(value, str)]
-    notes = constants.notes()
-    said = {name: f"provisional, {notes[name]}" if name in notes else "" for name in names}
-    rows = {name.removeprefix("scale: "): [f"{constant[name]:.3g}", said[name]] for name in names}
-    return table("constant", ["value", ""], rows)
+    return table("constant", ["value"], {name.removeprefix("scale: "): [f"{constant[name]:.3g}"] for name in names})
 
 
 def table(corner, columns, rows):
