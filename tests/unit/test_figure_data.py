@@ -142,6 +142,17 @@ def test_bars_and_bands_of_a_chart_stop_at_the_end_of_a_log_axis():
     assert list(table["low"]) == [-2.0, -2.0] and all(0 < row["low"] < 1 for row in values)
 
 
+@pytest.mark.parametrize("name", ["orbit_scaling", "orbit_in_time", "measured_over_predicted"])
+def test_logarithmic_axes_of_charts_are_labelled_with_round_numbers(tables, name):
+    axis = chart(tables[name][1])["concat"][0]["layer"][0]["encoding"]["y"]
+    low, high = axis["scale"]["domain"]
+    labels = axis["axis"]["values"]
+    assert axis["scale"]["type"] == "log" and 3 <= len(labels) <= 9
+    assert all(low <= value <= high for value in labels)
+    if high / low > 10:
+        assert {float(f"{value:e}".partition("e")[0]) for value in labels} <= {1, 2, 5}
+
+
 def test_a_table_without_numbers_says_so():
     table = Rows().table(panels=["a", "b"], title="empty study", x_label="x", y_label="y", x_scale="log")
     assert len(table) == 0 and list(curves(table)) == []

@@ -56,8 +56,13 @@ FADED = 0.08
 
 #: How axes and the legend are labelled.
 TICKS: dict[str, Any] = {"format": ".6~g", "labelOverlap": True}
+#: Entries of the legend that would be wider than a phone are broken at their last comma.
+_LONG = 42
+_BREAK = "lastindexof(datum.label, ', ')"
 LEGEND: dict[str, Any] = {
     "title": None,
+    "labelExpr": f"length(datum.label) > {_LONG} && {_BREAK} > 0 ? "
+    f"[slice(datum.label, 0, {_BREAK} + 1), slice(datum.label, {_BREAK} + 2)] : datum.label",
     "columns": 1,
     "orient": "bottom",
     "symbolOpacity": 1,
@@ -133,7 +138,7 @@ def _panel(table: pd.DataFrame, panel: str, drawn: list[Curve]) -> dict[str, Any
         nothing = {"type": "text", "text": "nothing to draw: no finite value"}
         return {**size, "data": {"values": [{}]}, "layer": [{"mark": nothing}]}
     x, y = (_position(table, panel, axis) for axis in "xy")
-    x, y = {**x, "field": "x", "axis": _ticks(table, panel, x["scale"])}, {**y, "axis": TICKS}
+    x, y = {**x, "field": "x", "axis": _ticks(table, panel, x["scale"])}, {**y, "axis": _upright_ticks(y["scale"])}
     at = {"y": {**y, "field": "y"}}
     ends = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
     titles = {"series": "series", "at": x["title"], "value": y["title"]}
@@ -216,6 +221,20 @@ def _scale(table: pd.DataFrame, panel: str, axis: str) -> dict[str, Any]:
         return {"type": "symlog", "constant": first, "domain": [low - 0.3 * first, high * 1.25]}
     margin = 0.05 * ((high - low) or abs(high) or 1.0)
     return {"type": "linear", "domain": [low - margin, high + margin]}
+
+
+def _upright_ticks(scale: dict[str, Any]) -> dict[str, Any]:
+    """A vertical axis; on a logarithmic one round numbers are labelled, where Vega would hide some in the middle."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    low, high = scale["domain"]
+    if scale["type"] != "log":
+        return TICKS
+    if high / low < 10:
+        locator: MaxNLocator | LogLocator = MaxNLocator(6, steps=[1, 2, 5, 10])
+    else:
+        locator = LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,), numticks=12)
+    return {**TICKS, "values": [float(f"{v:.6g}") for v in locator.tick_values(low, high) if low <= v <= high]}
 
 
 def _ticks(table: pd.DataFrame, panel: str, scale: dict[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Look(NamedTuple):
 
 
 #: Dashes of theory for augmentation with a subset, see _of_subset.
-_SUBSETS = ((10, 2), (7, 2, 1, 2, 1, 2), (7, 2), (2, 2))
+_SUBSETS = ((2, 1), (3, 1, 1, 1, 1, 1), (5, 1), (1, 2))
 
 #: Widths of a picture in inches, as it is printed: across a journal's page and in one of its columns.
 PAGE, COLUMN = 7.1, 3.4
@@ -149,7 +149,7 @@ def ensemble_look(augmentation: str, *, size: float = 4.0, dash: tuple[float, ..
 def theory_look(augmentation: str = "full", **changes: Any) -> Look:
     """How theory for an ensemble is drawn: black, with dashes that tell the augmentations apart."""
     dashes = {"full": (3.7, 1.6), "none": (4, 1.5, 1, 1.5), "random": (1, 1.2)}
-    dash = dashes.get(augmentation) or _of_subset(augmentation, _SUBSETS, (7, 2))
+    dash = dashes.get(augmentation) or _of_subset(augmentation, _SUBSETS, (5, 1))
     return Look(COLOURS["theory"], dash=dash, order=4)._replace(**changes)
 
 
