@@ -107,28 +107,9 @@ class TaskData:
                 f"expected (observable, {self.output_action.shape[0]}).",
                 remedy="Give one row per component of the observable and one column per output.",
             )
-        for text in (self.readout.name, self.output_name, *np.unique(self.split).tolist()):
-            _check_formula(text)
         moved = self.readout.matrix[:, self.output_action.source] * self.output_action.sign
         if not np.allclose(moved, self.readout.matrix[:, None, :]):
             raise DataError(
                 f"task: the observable {self.readout.name!r} is not invariant under {group.name}.",
                 remedy="Choose a readout R with R ρ_Y(g) = R for every g.",
             )
-
-
-def _check_formula(name: str) -> None:
-    """Raise DataError where matplotlib, which draws names into pictures, cannot read a formula between two $."""
-    if "$" not in name:
-        return
-    from matplotlib.mathtext import MathTextParser
-
-    try:
-        if name.count("$") % 2:
-            raise ValueError("a $ without a second one")
-        MathTextParser("path").parse(name)
-    except ValueError as error:
-        raise DataError(
-            f"task: the name {name!r} holds a formula that pictures cannot show: {str(error).splitlines()[-1]}.",
-            remedy="Mend the formula between the two $, or give a name in plain words.",
-        ) from error
