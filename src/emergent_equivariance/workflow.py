@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from . import controller, slurm
 from .errors import StudyError
+from .scheduling import look_when_it_matters
 from .slurm_states import heed_lost_jobs
 from .study import Study, ensemble_shards, load_study, read_yaml
 from .study.cluster import find_cluster, read_cluster, request, resource_names
@@ -187,6 +188,7 @@ class Jobs:
                     ensemble_shards(study, arm)
         if workflow.non_local_exec:
             said += self._check_cluster(workflow, planned)
+        look_when_it_matters(workflow.scheduler)
         self._lock = controller.acquire(study)
         if self._lock is None:
             said.append(

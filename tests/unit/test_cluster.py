@@ -333,11 +333,18 @@ def test_emeq_cluster_checks_by_hand_what_a_run_checks(tmp_path, monkeypatch, ca
 
 
 def test_the_profile_is_yaml_with_known_options():
+    import argparse
+
     from snakemake.cli import get_argument_parser
+    from snakemake.settings.types import MaxJobsPerTimespan
 
     profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
-    known = {option.lstrip("-") for action in get_argument_parser()._actions for option in action.option_strings}
-    assert set(profile) <= known, set(profile) - known
+    actions = get_argument_parser()._actions
+    known = {option.lstrip("-"): action.help or "" for action in actions for option in action.option_strings}
+    assert set(profile) <= set(known), set(profile) - set(known)
+    assert not [name for name in profile if known[name] == argparse.SUPPRESS or "eprecated" in known[name]]
+    limit = MaxJobsPerTimespan.parse_choice(profile["max-jobs-per-timespan"])
+    assert (limit.max_jobs, limit.timespan) == (10, 1), "it waits for the whole span at its end"
     assert profile["slurm-no-requeue"] is True and profile["retries"] >= 1, "one owner of re-runs"
     assert "slurm-array-jobs" not in profile
     default = yaml.safe_load((ROOT / "profiles/default/config.yaml").read_text())
