@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 from .errors import UserError
 
-__all__ = ["SBATCH", "ClusterError", "Misfit", "Offer", "Partition", "check", "check_login", "offered"]
+__all__ = ["SBATCH", "ClusterError", "Misfit", "Offer", "Partition", "asked_gpus", "check", "check_login", "offered"]
 
 #: Seconds that an answer may take.
 PATIENCE = 20.0
@@ -44,7 +45,8 @@ class Partition:
       cpus: most CPUs of a node.
       gpus: type → most GPUs of a node; "" where no type is named.
       features: of any of its nodes.
-      default: whether jobs go there that name none.
+      default: whether jobs go there that name none: the cluster's default, or where it has none, that of the user
+        ($SBATCH_PARTITION).
     """
 
     name: str
@@ -97,6 +99,7 @@ def offered(accounts: bool = True, ask: Ask | None = None) -> Offer:
     nodes = answer("partitions, GPUs, memory and time are", "sinfo", "-h", "-e", "-o", "%P|%m|%c|%G|%f|%l")
     partitions = _partitions([row for row in nodes if len(row) == 6])
     if partitions:
+        _choose_default(partitions)
         limits = answer("the memory that partitions allow is", "scontrol", "show", "partition", "-o")
         _limit_memory(partitions, [row[0] for row in limits])
     user = f"user={getpass.getuser()}"
@@ -125,6 +128,13 @@ def _partitions(rows: Sequence[Sequence[str]]) -> dict[str, Partition]:
         for kind, number in here.items():
             part.gpus[kind] = max(number, part.gpus.get(kind, 0))
     return found
+
+
+def _choose_default(partitions: Mapping[str, Partition]) -> None:
+    if not any(part.default for part in partitions.values()):
+        for name in os.environ.get("SBATCH_PARTITION", "").split(","):
+            if name in partitions:
+                partitions[name].default = True
 
 
 def _limit_memory(partitions: Mapping[str, Partition], lines: Sequence[str]) -> None:
@@ -180,6 +190,9 @@ def check(offer: Offer, resources: Mapping[str, int | str], threads: int, start:
     names = resources.get("slurm_partition")
     if names is None:
         chosen = [part for part in offer.partitions.values() if part.default]
+        if not chosen:
+            said = f"none is named, and the cluster has no default; it has {_list(offer.partitions)}"
+            return Misfit("partition", "null", said, "Name one of these.")
     else:
         for name in str(names).split(","):
             if name not in offer.partitions:
@@ -205,7 +218,12 @@ def _misfit(part: Partition, resources: Mapping[str, int | str], threads: int, s
     if threads > part.cpus:
         said, remedy = f"no node of {where} has more than {part.cpus}", "Lower execution.threads or kernel_threads."
         return Misfit("CPUs", f"{threads}", said, remedy)
-    kind, count = _gpus(resources)
+    constraint = str(resources.get("constraint") or "")
+    if lacking := _lacking(part, constraint):
+        there = f"they have {_list(part.features)}" if part.features else "they have none"
+        said = f"no node of {where} has the feature {' or '.join(lacking)}; {there}"
+        return Misfit("constraint", constraint, said, "Name one of these." if part.features else "Leave it out.")
+    kind, count = asked_gpus(resources)
     if count == 0:
         return None
     typed = [name for name in part.gpus if name]
@@ -219,7 +237,17 @@ def _misfit(part: Partition, resources: Mapping[str, int | str], threads: int, s
     return Misfit("gpu", f"{count}", said, "Ask for one.") if count > most else None
 
 
-def _gpus(resources: Mapping[str, int | str]) -> tuple[str, int]:
+def _lacking(part: Partition, constraint: str) -> list[str]:
+    """Features of a constraint that no node of a partition has: any of them, or all where alternatives are given.
+
+    Whether one node has all that are asked for together is not known.
+    """
+    names = re.findall(r"[^\s&|,()\[\]]+", re.sub(r"\*\d+", "", constraint))
+    lacking = [name for name in names if name not in part.features]
+    return lacking if "|" not in constraint or len(lacking) == len(names) else []
+
+
+def asked_gpus(resources: Mapping[str, int | str]) -> tuple[str, int]:
     """Type and number of the GPUs that a job asks for."""
     if found := re.fullmatch(r"gpu(?::([^:]*[^:\d][^:]*))?(?::(\d+))?", str(resources.get("gres", ""))):
         return found[1] or "", int(found[2] or 1)

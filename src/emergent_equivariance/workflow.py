@@ -21,7 +21,7 @@ from .study import Study, ensemble_shards, load_study, read_yaml
 from .study.cluster import find_cluster, read_cluster, request, resource_names
 from .study.dependencies import Dependencies
 from .study.resources import Demands, threads_of
-from .study.submission import Asked, check_jobs
+from .study.submission import Asked, check_jobs, unused_gpus
 
 __all__ = ["RULES", "STUDY_FILE", "Jobs", "command", "find_study_file", "set_up", "warnings"]
 
@@ -198,7 +198,7 @@ class Jobs:
         return said
 
     def _check_cluster(self, workflow: Any, planned: Sequence[Any]) -> list[str]:
-        """Raise ClusterError if the cluster cannot run a job; returns what is not known of the cluster."""
+        """Raise ClusterError if the cluster cannot run a job; returns warnings."""
         asked = []
         for job in planned:
             if not job.is_local:
@@ -213,4 +213,4 @@ class Jobs:
             offer = slurm.offered(any("slurm_account" in job.resources for job in asked))
         runs = 1 + workflow.execution_settings.retries
         check_jobs(self._cluster, self.cluster_file, asked, offer, runs)
-        return [f"warning: {line}" for line in offer.unknown] if offer is not None else []
+        return [f"warning: {line}" for line in [*unused_gpus(asked), *(offer.unknown if offer is not None else [])]]

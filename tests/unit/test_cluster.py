@@ -1,9 +1,12 @@
 """The cluster file, what jobs ask for, and what SLURM says that it has."""
 
+import logging
 import math
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,10 +14,12 @@ import yaml
 from emergent_equivariance.errors import StudyError
 from emergent_equivariance.settings.cluster import Cluster
 from emergent_equivariance.slurm import ClusterError, Misfit, Offer, Partition, check, offered
-from emergent_equivariance.study import parse_study
+from emergent_equivariance.study import load_study, parse_study, submission
 from emergent_equivariance.study.cluster import ENVIRONMENT, find_cluster, read_cluster, request, resource_names
+from emergent_equivariance.study.dependencies import Dependencies
 from emergent_equivariance.study.resources import Demand, Demands
 from emergent_equivariance.study.submission import Asked, check_jobs, to_submit
+from emergent_equivariance.workflow import Jobs
 
 ROOT = Path(__file__).parents[2]
 
@@ -192,6 +197,13 @@ OFFER = offered(ask=answering(sinfo=SINFO, scontrol=PARTITIONS, sacctmgr="lab\n"
         ({"slurm_partition": "gpu", "gpu": 7}, "gpu", "more than 6"),
         ({"slurm_partition": "gpu", "gpu": 5, "gpu_model": "a100"}, "gpu", "more than 4"),
         ({"slurm_partition": "short", "gres": "gpu:1g.5gb:1"}, None, ""),
+        ({"constraint": "avx512"}, None, ""),
+        ({"constraint": "avx512&amd*2"}, None, ""),
+        ({"constraint": "[avx512*1&arm*2]"}, "constraint", "feature arm; they have amd, avx512"),
+        ({"constraint": "arm|(amd&sve)"}, None, ""),
+        ({"constraint": "arm|sve"}, "constraint", "feature arm or sve; they have amd, avx512"),
+        ({"slurm_partition": "gpu", "constraint": "avx512"}, "constraint", "they have none"),
+        ({"slurm_partition": "gpu,cpu", "constraint": "avx512"}, None, ""),
     ],
 )
 def test_what_the_cluster_does_not_have_is_named(resources, key, said):
@@ -307,6 +319,76 @@ def test_a_default_partition_is_looked_at_where_none_is_named():
     assert check(Offer(parts, None), {"mem_mb": 1001}, 1).key == "memory"
 
 
+def test_where_there_is_no_default_partition_one_must_be_named(study, monkeypatch):
+    sinfo = SINFO.replace("*", "")
+    monkeypatch.delenv("SBATCH_PARTITION", raising=False)
+    offer = offered(ask=answering(sinfo=sinfo))
+    said = problem(study, cluster(), offer=offer)
+    assert "site.yaml: partition = null: none is named, and the cluster has no default; it has cpu, gpu, short" in said
+    assert "Name one of these." in said and "Nothing was submitted." in said
+    assert problem(study, cluster(partition="cpu"), offer=offer) is None
+    assert "partition = null" in problem(study, cluster(gpu={"type": "a100"}), offer=offer)
+    monkeypatch.setenv("SBATCH_PARTITION", "short,nonesuch")
+    offer = offered(ask=answering(sinfo=sinfo))
+    assert "partition short allows 2.5" in problem(study, cluster(), offer=offer), (
+        "sbatch takes that of its environment"
+    )
+    assert offered(ask=answering(sinfo=SINFO)).partitions["short"].default is False, "the executor names the default"
+
+
+def test_the_executor_names_no_account_where_none_is_given(monkeypatch):
+    """It means to take that of the latest job, but gives sacct a pipe for arguments, which sacct refuses. Where this
+    test fails, an account is taken unasked: docs/cluster.md and the cluster file have to say so."""
+    from snakemake_executor_plugin_slurm import accounts
+
+    def sacct(command, **_):
+        if "-1" in command:
+            raise subprocess.CalledProcessError(1, command, stderr="sacct: invalid option -- '1'")
+        return "lab\n"
+
+    monkeypatch.setattr(accounts.subprocess, "check_output", sacct)
+    assert accounts.get_account(logging.getLogger("none")) is None
+
+
+def test_gpus_that_the_environment_cannot_use_are_told_before_submission(study, monkeypatch):
+    """In the run as in `emeq cluster`; where no job asks for one, nothing is told."""
+    site = cluster(partition="cpu", gpu=GPU)
+    for able, where, told in [(False, site, 1), (True, site, 0), (False, cluster(partition="cpu"), 0)]:
+        monkeypatch.setattr(submission, "has_cuda", lambda able=able: able)
+        said = submission.unused_gpus(to_submit(study, where))
+        assert len(said) == told
+        assert all(
+            word in line for line in said for word in ["probe_engine, train_shard: ", sys.prefix, "make env-gpu"]
+        )
+
+
+def test_a_run_warns_of_gpus_that_it_cannot_use(tmp_path, monkeypatch):
+    """Of what a run on another executor than SLURM's is told; there nothing is asked of a cluster."""
+    file = tmp_path / "site.yaml"
+    file.write_text(yaml.safe_dump({"gpu": GPU}))
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        "{study: s, task: {name: cosine}, group: c2, network: {name: mlp}, training: {learning_rate: 0.1, steps: 3}}"
+    )
+    jobs = Jobs(Dependencies(load_study(study, tmp_path), bool, list), {"train_shard": "train_shard"}, file)
+    (arm,) = jobs.needs.study.arms
+    shard = SimpleNamespace(
+        is_local=False,
+        rule=SimpleNamespace(name="train_shard"),
+        wildcards={"arm": arm.path, "first": "000000", "last": "000063"},
+        resources={"mem_mb": 9000, "runtime": 99, "gres": "gpu:1"},
+        threads=1,
+    )
+    workflow = SimpleNamespace(
+        executor_plugin=SimpleNamespace(name="generic"), execution_settings=SimpleNamespace(retries=3)
+    )
+    monkeypatch.setattr(submission, "has_cuda", lambda: False)
+    (warning,) = jobs._check_cluster(workflow, [shard])
+    assert warning.startswith("warning: train_shard: jobs ask for a GPU")
+    monkeypatch.setattr(submission, "has_cuda", lambda: True)
+    assert jobs._check_cluster(workflow, [shard]) == []
+
+
 def test_a_job_is_described_by_rule_and_arm(study):
     job = Asked("join_metrics", None, Demand(1.0, 1000), {"mem_mb": 10, "runtime": 10}, 1)
     with pytest.raises(ClusterError, match=r"^there is no cluster file .*: mem_mb = 10: join_metrics needs about 1000"):
@@ -330,6 +412,11 @@ def test_emeq_cluster_checks_by_hand_what_a_run_checks(tmp_path, monkeypatch, ca
     with pytest.raises(ClusterError, match="partition = huge"):
         check_by_hand(file, site, 4, tmp_path)
     assert asked == [True, False], "accounts are asked for where one is named"
+    monkeypatch.setattr(slurm, "offered", lambda accounts: Offer(None, None, ["partitions are not checked: no sinfo"]))
+    check_by_hand(file, site, 4, tmp_path)
+    said = capsys.readouterr()
+    assert "not checked against a cluster" in said.out and "fit what" not in said.out
+    assert "warning: partitions are not checked" in said.err
 
 
 def test_the_profile_is_yaml_with_known_options():

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
 
+from ..devices import has_cuda
 from ..errors import UserError
 from ..settings.cluster import Cluster
-from ..slurm import ClusterError, Offer, check
+from ..slurm import ClusterError, Offer, asked_gpus, check
 from .arms import Arm
 from .budget import LEAST, MARGIN
 from .cluster import EXAMPLE, request
@@ -17,7 +19,7 @@ from .layout import Study
 from .resources import LOCAL, SNAKEMAKE, START, Demand, Demands, jobs, threads_of
 from .work import members_per_shard
 
-__all__ = ["Asked", "check_jobs", "to_submit"]
+__all__ = ["Asked", "check_jobs", "to_submit", "unused_gpus"]
 
 #: Rules whose jobs go on where an earlier run of theirs was ended.
 RESUMED = ("train_shard", "compute_kernel_tiles")
@@ -60,6 +62,18 @@ def to_submit(study: Study, cluster: Cluster) -> list[Asked]:
             asked = request(cluster, job.rule, need)
             found.append(Asked(job.rule, job.arm, need, asked, threads_of(job.rule, job.arm)))
     return found
+
+
+def unused_gpus(asked: Iterable[Asked]) -> list[str]:
+    """A warning where jobs ask for GPUs that the environment they run in cannot use: that of this process."""
+    rules = sorted({job.rule for job in asked if asked_gpus(job.resources)[1]})
+    if not rules or has_cuda():
+        return []
+    return [
+        f"{', '.join(rules)}: jobs ask for a GPU, but jax and torch in {sys.prefix} compute on CPUs alone, so that "
+        "GPUs are held and not used. Run from the environment that `make env-gpu` makes (.venv-gpu), or leave the "
+        "section gpu out of the cluster file."
+    ]
 
 
 def check_jobs(cluster: Cluster, file: Path | None, asked: Iterable[Asked], offer: Offer | None, runs: int) -> None:
@@ -132,7 +146,7 @@ def _misfit(cluster: Cluster, job: Asked, offer: Offer | None) -> UserError | No
     found = check(offer, job.resources, job.threads, START / 60) if offer is not None else None
     if found is None:
         return None
-    gpu = cluster.gpu if "gres" in job.resources or "gpu" in job.resources else None
+    gpu = cluster.gpu if asked_gpus(job.resources)[1] else None
     key = f"gpu.{found.key}" if gpu is not None and getattr(gpu, found.key, None) is not None else found.key
     return ClusterError(f"{key} = {found.value}: {found.said} ({_name(job)}).", remedy=found.remedy)
 
