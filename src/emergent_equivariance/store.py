@@ -12,6 +12,7 @@ import glob
 import importlib.metadata
 import json
 import os
+import platform
 import subprocess
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -42,11 +43,11 @@ from .interpolation import InputAction, InterpolatedAction
 from .study import FORMAT, Arm, Study
 from .tasks.base import Readout, TaskData
 
-#: Packages whose versions every store says.
-VERSIONED = ("emergent-equivariance", "jax", "neural-tangents", "numpy", "scipy", "torch", "xarray", "zarr")
-
 #: Packages whose versions the bits of a trained member depend on.
 NUMERICAL = ("emergent-equivariance", "jax", "jaxlib", "numba", "numpy", "optax", "torch")
+
+#: Packages whose versions every store says, beside that of Python.
+VERSIONED = (*NUMERICAL, "neural-tangents", "scipy", "xarray", "zarr")
 
 #: Bytes of an array that are compressed to see whether it is worth it, and the size after it below which it is.
 SAMPLE_BYTES, WORTHWHILE = 2**20, 0.85
@@ -81,7 +82,7 @@ def provenance(study: Study, arm: Arm | None = None) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         "study": study.name,
         "format": FORMAT,
-        "versions": json.dumps(versions(VERSIONED)),
+        "versions": json.dumps({"python": platform.python_version(), **versions(VERSIONED)}),
         "git_commit": git_commit(),
     }
     if arm is not None:

@@ -11,7 +11,7 @@ import xarray as xr
 from emergent_equivariance.predictions import ArmStores, with_stores
 from emergent_equivariance.study import Study, parse_study
 
-GROUP_ORDER = {"c2": 2, "c4": 4}
+GROUP_ORDER = {"c2": 2, "c4": 4, "d4": 8}
 
 
 def make_study(**changes: Any) -> Study:

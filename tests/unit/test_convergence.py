@@ -222,6 +222,18 @@ def test_picture_draws_what_was_measured(published: Any) -> None:
     assert "published: tanh" not in [line.get_label() for line in ntk.lines]
 
 
+def test_of_many_curves_some_have_lines(measured: Any) -> None:
+    study, stores = measured
+    metrics = convergence.join(study, stores)
+    many = [f"curve {k}" for k in range(20)]
+    metrics = metrics.isel(curve=[0] * 20).assign_coords(curve=many)
+    metrics["arm_curve"] = ("arm", [many[0], many[-1]] * (metrics.sizes["arm"] // 2))
+    figure = kernel_convergence(metrics)
+    labels = {str(c.get_label()) for c in figure.axes[1].containers}
+    assert {"curve 0: mean kernel", "curve 19: mean kernel"} <= labels
+    assert "8 of 20 curves have a line" in figure.get_suptitle()
+
+
 def test_a_bias_is_drawn_and_said_where_it_is_seen(published: Any) -> None:
     study, metrics = published
     assert "No bias of finite width is seen" in page(study, metrics)

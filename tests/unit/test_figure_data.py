@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from synthetic_results import classification_study, cosine_study, make_metrics, make_study
 
-from emergent_equivariance.figures import FIGURES, figure_data
+from emergent_equivariance.figures import FIGURES, figure_data, interactive
 from emergent_equivariance.figures.data import COLUMNS, ROLES, Rows, alt_text, curves, of_panel
 from emergent_equivariance.figures.interactive import chart
-from emergent_equivariance.figures.style import COLOURS, Look
+from emergent_equivariance.figures.kernel_convergence import MARKERS as OF_CURVES
+from emergent_equivariance.figures.learning_curves import MARKERS as OF_KERNELS
+from emergent_equivariance.figures.style import COLOURS, SUBSET_MARKERS, Look
 from emergent_equivariance.figures.words import number
 from emergent_equivariance.fits import Series
 
@@ -151,6 +153,20 @@ def test_logarithmic_axes_of_charts_are_labelled_with_round_numbers(tables, name
     assert all(low <= value <= high for value in labels)
     if high / low > 10:
         assert {float(f"{value:e}".partition("e")[0]) for value in labels} <= {1, 2, 5}
+
+
+def test_charts_know_the_markers_of_pictures():
+    markers = {*OF_CURVES, *OF_KERNELS, *SUBSET_MARKERS, *"osDxh"}
+    assert markers <= set(interactive.SHAPES)
+
+
+def test_long_entries_of_the_legend_are_broken_at_a_comma(tables):
+    vl_convert = pytest.importorskip("vl_convert")
+    table = tables["orbit_in_time"][1]
+    longest = max(table["series"], key=len)
+    assert len(longest) > 42 and ", " in longest
+    svg = vl_convert.vegalite_to_svg(json.dumps(chart(table)))
+    assert f">{longest}<" not in svg and f">{longest.rpartition(', ')[2]}<" in svg
 
 
 def test_a_table_without_numbers_says_so():

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from matplotlib.text import Text
 from report_pages import words as report_words
 from synthetic_results import (
     classification_study,
@@ -25,8 +26,8 @@ from synthetic_results import (
 )
 
 from emergent_equivariance import figures, report
-from emergent_equivariance.figures import FIGURES, gallery
-from emergent_equivariance.figures.panels import italic
+from emergent_equivariance.figures import FIGURES, figure_data, gallery, selection
+from emergent_equivariance.figures.panels import italic, legend_entries
 from emergent_equivariance.figures.selection import (
     Choice,
     choose,
@@ -295,11 +296,50 @@ def test_of_many_widths_some_have_a_line_and_all_a_point_against_width(name):
         np.testing.assert_array_equal(line.get_xdata(), widths)
 
 
-def test_subsets_of_twice_as_many_elements_look_different():
-    labels = ["none", "random", "full", "subset-2", "subset-4", "subset-8"]
-    for look in (ensemble_look, theory_look):
-        looks = [look(label) for label in labels]
-        assert len({(one.marker, one.dash) for one in looks}) == len(labels)
+@pytest.mark.parametrize(("gone", "said"), [(2, "width 65"), (30, "at 30 of 40 widths")])
+def test_missing_members_of_many_widths_are_counted(gone, said):
+    study = make_study(sweep={"network.width": list(range(64, 104)), "augmentation": ["full"]})
+    metrics = make_metrics(study)
+    metrics["missing"] = ("arm", [3] * gone + [0] * (40 - gone))
+    assert said in " ".join(figure_data("distance_to_ntk", metrics).attrs["notes"])
+
+
+def choices(*augmentations):
+    return [Choice(f"augmentation~{kind}", 64, kind) for kind in augmentations]
+
+
+def test_subsets_that_are_drawn_together_look_different():
+    chosen = choose(choices("none", "random", "full", *(f"subset-{size}" for size in range(2, 10))))
+    looks = {arm.key: ensemble_look(arm.augmentation, rank=chosen.rank(arm)) for arm in chosen.drawn}
+    assert len({(look.marker, look.hollow, look.colour) for look in looks.values()}) == len(chosen.drawn) == 11
+    dashes = [theory_look(arm.augmentation, rank=chosen.rank(arm)).dash for arm in chosen.drawn]
+    assert len(set(dashes)) == 8, "five of subsets"
+
+
+def test_of_many_kinds_of_augmentation_some_have_a_line(monkeypatch):
+    monkeypatch.setattr(selection, "MOST_LINES", 3)
+    study = make_study(group="d4", sweep={"augmentation": ["none", "full", *({"subset": k} for k in range(2, 8))]})
+    figure = figures.orbit_scaling(make_metrics(study))
+    assert "3 of 6 further kinds of augmentation have a line" in words(figure)
+    drawn = [label for label in legend_entries(figure.axes) if label.startswith("ensemble mean, augmentation with")]
+    assert len(drawn) == 3 and "2 elements" in drawn[0] and "7 elements" in drawn[-1]
+
+
+@pytest.mark.parametrize("formula", ["$x^2_{$", "costs $5", r"$\frac$ and $y$"])
+def test_a_formula_that_cannot_be_read_is_drawn_as_it_is_written(metrics, formula):
+    metrics["orbit_variance"].attrs["observable"] = formula
+    figure = figures.orbit_scaling(metrics)
+    figure.canvas.draw()
+    assert formula in " ".join(figure.axes[0].get_ylabel().split())
+
+
+def test_a_formula_is_not_broken_over_lines(metrics):
+    formula = r"$\frac{1}{N}\sum_i \langle E_i \rangle$"
+    metrics["orbit_variance"].attrs["observable"] = formula
+    figure = figures.orbit_scaling(metrics, width=COLUMN)
+    figure.canvas.draw()
+    assert any(formula in line for line in figure.axes[0].get_ylabel().splitlines())
+    assert all(text.get_parse_math() for text in figure.findobj(Text))
 
 
 def test_distance_to_ntk_with_one_width_has_one_row():

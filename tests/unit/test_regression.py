@@ -318,6 +318,16 @@ def test_the_picture_shows_the_metrics(study, metrics, tmp_path):
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in again]
 
 
+def test_of_many_kernels_some_have_a_line(metrics):
+    many = [f"kernel {k}" for k in range(20)]
+    metrics = metrics.drop_dims("published", errors="ignore").isel(arm=np.resize([0, 1], 20))
+    metrics = metrics.assign_coords(arm=many, arm_label=("arm", many))
+    figure = learning_curves(metrics)
+    labels = {str(line.get_label()).split(", ")[0] for line in figure.axes[0].lines}
+    assert len(labels) == 8 and {"kernel 0", "kernel 19"} <= labels
+    assert "8 of 20 kernels have a line" in figure.get_suptitle()
+
+
 def test_words(study, metrics):
     text = page(study, metrics)
     assert text == page(study, metrics)

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -23,10 +24,12 @@ from synthetic_results import (
 )
 
 from emergent_equivariance.errors import StudyError
+from emergent_equivariance.figures import figure_data
+from emergent_equivariance.figures.interactive import chart
 from emergent_equivariance.figures.words import number
 from emergent_equivariance.pages import source_of
 from emergent_equivariance.predictions import with_stores
-from emergent_equivariance.report import key_numbers, report_html
+from emergent_equivariance.report import key_numbers, report_html, shared
 from emergent_equivariance.report.content import Table
 from emergent_equivariance.report.render import prose
 from emergent_equivariance.study import parse_study
@@ -230,6 +233,32 @@ def test_the_commands_that_make_the_study_again(study, metrics, commit, command,
     text = words(study, metrics)
     assert said in text and ".venv/bin/snakemake --cores all --configfile synthetic.yaml" in text
     assert (command in text) if command else ("git checkout" not in text)
+
+
+def test_modules_of_ones_own_are_named_where_the_commands_are():
+    study = make_study(task={"name": "custom", "factory": "examples.my_task:make", "train": 8, "test": 4})
+    section = shared.reproduce(study, make_metrics(study))
+    assert any("`examples.my_task:make`: that code is needed too" in getattr(b, "text", "") for b in section.blocks)
+
+
+def test_of_which_seed_the_claim_is_stands_below_it():
+    study = make_study(sweep={"augmentation": ["none", "full"], "ensemble.seed": [7, 8]})
+    text = claimed(page(study, make_metrics(study)))
+    assert "arms with seed = 7 (the first of 2); the tables hold all arms" in text
+
+
+def test_a_factor_that_is_not_known_is_left_out(study, metrics):
+    put_numbers(metrics)
+    assert "times smaller" in words(study, metrics)
+    metrics["orbit_variance_se"][:] = metrics["orbit_variance"]  # a relative error of 1/2 of the deviation
+    assert "times smaller" not in words(study, metrics) and "times that with" not in words(study, metrics)
+
+
+def test_a_chart_says_what_its_picture_says_above_it(study, metrics):
+    spec = chart(figure_data("distance_to_ntk", metrics))
+    drawn = [replace(figure, chart=spec, said=["mine · step 300", "one width only"]) for figure in blank_figures(study)]
+    part = report_html(study, metrics, drawn).split('id="figure-distance_to_ntk"')[1].split("</figure>")[0]
+    assert "mine · step 300; one width only" in part
 
 
 def test_the_study_file_and_all_settings_are_on_the_page(tmp_path, study, metrics):

@@ -31,6 +31,7 @@ from .panels import (
     titled_panels,
 )
 from .selection import (
+    MOST_LINES,
     Choice,
     Chosen,
     absent,
@@ -112,10 +113,11 @@ def orbit_scaling_data(metrics: xr.Dataset) -> pd.DataFrame:
         for arm in chosen.drawn:
             kind = augmented(arm.augmentation)
             theory = read_series(metrics, "predicted_orbit_variance", arm, split, "member_count", **at)
-            look = theory_look(arm.augmentation)
+            look = theory_look(arm.augmentation, rank=chosen.rank(arm))
             rows.add(panel, f"predicted (no fit), {kind}", "theory", look, theory.x, theory.y)
             series = read_series(metrics, "orbit_variance", arm, split, "member_count", **at)
-            rows.points(panel, f"ensemble mean, {kind}", _role(arm), ensemble_look(arm.augmentation), series)
+            look = ensemble_look(arm.augmentation, rank=chosen.rank(arm))
+            rows.points(panel, f"ensemble mean, {kind}", _role(arm), look, series)
     return rows.table(
         panels=list(panels.values()),
         title=heading(metrics, chosen.main.size, time_words(metrics, step)),
@@ -173,10 +175,10 @@ def orbit_in_time_data(metrics: xr.Dataset) -> pd.DataFrame:
                     metrics, "predicted_orbit_variance", arm, split, "step", root=True, member_count=count
                 )
                 name = f"predicted (no fit), {mean_of(count).removeprefix('mean of ')}, {kind}"
-                look = theory_look(arm.augmentation, width=1.1 if count == size else 0.8)
+                look = theory_look(arm.augmentation, rank=chosen.rank(arm), width=1.1 if count == size else 0.8)
                 rows.add(panel, name, "theory", look, theory.x, theory.y)
             series = read_series(metrics, "orbit_variance", arm, split, "step", root=True)
-            look = ensemble_look(arm.augmentation, size=3.2, dash=())
+            look = ensemble_look(arm.augmentation, rank=chosen.rank(arm), size=3.2, dash=())
             rows.points(panel, f"{mean_of(size)}, {kind}", _role(arm), look, series)
     return rows.table(
         panels=list(panels.values()),
@@ -257,11 +259,12 @@ def measured_over_predicted(metrics: xr.Dataset) -> Figure:
 
 
 def _width_notes(metrics: xr.Dataset, chosen: Chosen) -> list[str]:
-    """What a picture of all widths leaves out."""
-    drawn = lines(chosen.widths)
-    gone = [diverged_words(members, arm.size) for arm in drawn if (members := all_diverged(metrics, arm))]
-    notes = [missing_words(*absent(metrics, arm), arm.size) for arm in drawn]
-    return [*gone, *notes, thinned_words(len(chosen.widths), "widths"), first_of(metrics)]
+    """What a picture of all widths leaves out; of very many widths, of how many."""
+    gone = [diverged_words(members, arm.size) for arm in chosen.widths if (members := all_diverged(metrics, arm))]
+    notes = [*gone, *filter(None, (missing_words(*absent(metrics, arm), arm.size) for arm in chosen.widths))]
+    if len(notes) > MOST_LINES:
+        notes = [f"members diverged or are missing at {len(notes)} of {len(chosen.widths)} widths"]
+    return [*notes, thinned_words(len(chosen.widths), "widths"), first_of(metrics)]
 
 
 def distance_to_ntk_data(metrics: xr.Dataset) -> pd.DataFrame:
@@ -367,9 +370,8 @@ def same_predictions_data(metrics: xr.Dataset) -> pd.DataFrame:
                 label = f"single members, min…max, {kind}"
                 rows.add(panel, label, "member", look, band.x, band.mean, band.least, band.greatest)
             series = read_series(metrics, name, arm, split, "step")
-            rows.points(
-                panel, f"{mean_of(size)}, {kind}", _role(arm), ensemble_look(arm.augmentation, size=3.2), series
-            )
+            look = ensemble_look(arm.augmentation, rank=chosen.rank(arm), size=3.2)
+            rows.points(panel, f"{mean_of(size)}, {kind}", _role(arm), look, series)
         if "group_order" in metrics.coords:
             order = int(metrics["group_order"].sel(arm=chosen.main.key))
             label, ends = f"perfect symmetry, |G| = {order}", [steps.min(), steps.max()]

@@ -173,9 +173,10 @@ def _of_all(label: str | Mapping[str, str]) -> str:
 
 def alt_text(table: pd.DataFrame) -> str:
     """What a picture shows, in words, for readers who do not see it: axes, panels, and each series' last value."""
+    said = [table.attrs["title"], *table.attrs["notes"]]
     if table.empty:
-        return f"{table.attrs['title']}: nothing to draw."
-    sentences, everything = [f"Chart: {table.attrs['title']}."], list(curves(table))
+        return f"{'; '.join(said)}: nothing to draw."
+    sentences, everything = [f"Chart: {'; '.join(said)}."], list(curves(table))
     for panel in table.attrs["panels"]:
         y, x = (of_panel(table, name, panel).replace("\n", " ") for name in ("y_label", "x_label"))
         drawn = [curve for curve in everything if curve.panel == panel]

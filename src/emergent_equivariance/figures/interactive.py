@@ -32,7 +32,7 @@ SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 #: Width and height of the plotting area of a panel in pixels: with axes it fits a phone's page.
 PANEL_SIZE = (250, 190)
 
-#: Markers of matplotlib → shapes of Vega. A series without markers has a line in the legend.
+#: Markers of matplotlib → shapes of Vega. A series without markers has a line in the legend, a band a square.
 SHAPES = {
     "o": "circle",
     "s": "square",
@@ -42,8 +42,14 @@ SHAPES = {
     "<": "triangle-left",
     ">": "triangle-right",
     "x": "M-.7,-.7L.7,.7M.7,-.7L-.7,.7",
+    "P": "cross",
+    "p": "M0,-1L.95,-.31L.59,.81L-.59,.81L-.95,-.31Z",
+    "h": "M0,-1L.87,-.5L.87,.5L0,1L-.87,.5L-.87,-.5Z",
 }
 LINE = "M-2.4,0L2.4,0"
+
+#: Pixels of a dash of length 1: the line in the legend shows the longest pattern once.
+DASH = 2
 
 #: Name of the parameter that holds the entry of the legend which was clicked.
 CHOSEN = "chosen"
@@ -156,7 +162,7 @@ def _panel(table: pd.DataFrame, panel: str, drawn: list[Curve]) -> dict[str, Any
         layer("band", {"type": "area"}, 0.28, ends),
         layer("bar", {"type": "rule"}, 1, ends),
         layer("joined", {"type": "line", "strokeWidth": 1.6}, 1, dashed),
-        layer("open", {"type": "point", "filled": False, "size": 60}, 1, shaped),
+        layer("open", {"type": "point", "filled": False, "size": 130}, 1, shaped),
         layer("full", {"type": "point", "filled": True, "size": 40}, 1, shaped),
         layer("series", {"type": "point", "filled": True, "size": 160}, 0, {**at, "tooltip": tooltip}),
     ]
@@ -169,11 +175,17 @@ def _channels(looks: dict[str, Look]) -> dict[str, Any]:
     """Colour, shape and dash by series, the same in all panels, with one legend."""
     ranges: dict[str, list[Any]] = {
         "color": [{"expr": f"colours[{i}]"} for i in range(len(looks))],
-        "shape": [SHAPES.get(look.marker, LINE) for look in looks.values()],
-        "strokeDash": [[3 * part for part in look.dash or ()] or [1, 0] for look in looks.values()],
+        "shape": [_shape(look) for look in looks.values()],
+        "strokeDash": [[DASH * part for part in look.dash or ()] or [1, 0] for look in looks.values()],
     }
     series = {"field": "series", "type": "nominal", "sort": None, "legend": LEGEND}
     return {name: {**series, "scale": {"domain": list(looks), "range": values}} for name, values in ranges.items()}
+
+
+def _shape(look: Look) -> str:
+    if look.marker:
+        return SHAPES[look.marker]
+    return "square" if look.band and look.dash is None else LINE
 
 
 def _rows(drawn: list[Curve], table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -89,11 +89,27 @@ def title(ax: Axes, *lines: str) -> None:
 
 
 def _wrapped(text: str, room: int) -> list[str]:
-    """Lines of at most ``room`` letters, broken between parts (" · ") where these fit; quantities in italics."""
-    text = FORMULA.sub(lambda formula: formula[0].replace(" ", "\u00a0"), text)
+    """Lines of at most ``room`` letters, broken between parts (" · ") where these fit; quantities in italics.
+
+    Formulas are not broken: while lines are, letters of no language stand for each, as many as it is wide.
+    """
+    formulas = FORMULA.findall(text)
+    for number, formula in enumerate(formulas):
+        text = text.replace(formula, chr(_PRIVATE + number) * min(_drawn_length(formula), room // 2), 1)
     parts = (part.replace(" ", "\u00a0") if len(part) <= room else part for part in text.split(" · "))
     lines = wrap(" · ".join(parts), max(room, 12))
-    return [italic(line.replace("\u00a0", " ").removesuffix(" ·")) for line in lines]
+    plain = (line.replace("\u00a0", " ").removesuffix(" ·") for line in lines)
+    return [italic(_FORMULAS.sub(lambda found: formulas[ord(found[1]) - _PRIVATE], line)) for line in plain]
+
+
+#: First letter of Unicode's private use area, and what stands for a formula.
+_PRIVATE = 0xE000
+_FORMULAS = re.compile("([\ue000-\uf8ff])\\1*")
+
+
+def _drawn_length(formula: str) -> int:
+    """About how many letters wide a formula is."""
+    return max(1, len(re.sub(r"[{}^_$\s]", "", re.sub(r"\\[a-zA-Z]+", "x", formula))))
 
 
 def label_axes(panels: Mapping[str, Axes], table: pd.DataFrame) -> None:
@@ -132,6 +148,8 @@ def italic(text: str) -> str:
     """
 
     def plain(words: str) -> str:
+        if "$" in words:  # one without a second: no formula
+            return words
         raised = re.sub(r"\^([A-Za-z])", r"$^{\1}$", words)
         return re.sub(r"(?<![\w'${^])([B-Zb-z])(?![\w'$}])", r"$\1$", raised)
 
@@ -163,7 +181,24 @@ def finish(figure: Figure, title: str, notes: Iterable[str] = (), *, legend: boo
         options: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "columnspacing": 1.4}
         figure.legend(list(entries.values()), list(entries), **options)
     figure.set_figheight(figure.get_figheight() + 0.15 * len(lines) + 0.15 * rows + 0.2)
+    _show_unreadable_formulas(figure)
     return figure
+
+
+def _show_unreadable_formulas(figure: Figure) -> None:
+    """Texts of users with a $ that matplotlib cannot read as a formula are drawn as they are written."""
+    from matplotlib.mathtext import MathTextParser
+    from matplotlib.text import Text
+
+    reader: Any = MathTextParser("path")
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if "$" not in text.get_text():
+            continue
+        try:
+            reader.parse(text.get_text())
+        except ValueError:
+            text.set_parse_math(False)
 
 
 def legend_entries(axes: Iterable[Axes]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
+    "MOST_LINES",
     "Choice",
     "Chosen",
     "MemberBand",

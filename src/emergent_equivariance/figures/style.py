@@ -6,7 +6,7 @@ augmentation, black broken lines are theory without a fitted parameter. Orange i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -56,8 +56,9 @@ class Look(NamedTuple):
     order: float = 3
 
 
-#: Dashes of theory for augmentation with a subset, see _of_subset.
-_SUBSETS = ((2, 1), (3, 1, 1, 1, 1, 1), (5, 1), (1, 2))
+#: Markers of ensembles augmented with a subset, first all filled, then all hollow; and dashes of their theory.
+SUBSET_MARKERS = "^v<>p"
+SUBSET_DASHES = ((2, 1), (3, 1, 1, 1, 1, 1), (1, 2.4), (6, 1.5), (2, 3))
 
 #: Widths of a picture in inches, as it is printed: across a journal's page and in one of its columns.
 PAGE, COLUMN = 7.1, 3.4
@@ -130,26 +131,25 @@ def member_look(**changes: Any) -> Look:
     return Look(COLOURS["member"], width=0.8, band=True, order=2)._replace(**changes)
 
 
-def _of_subset(augmentation: str, among: Sequence[Any], otherwise: Any) -> Any:
-    """One of ``among`` for "subset-K", another one for twice as many elements."""
-    kind, _, size = augmentation.partition("-")
-    return among[int(size).bit_length() % len(among)] if kind == "subset" else otherwise
-
-
-def ensemble_look(augmentation: str, *, size: float = 4.0, dash: tuple[float, ...] | None = None) -> Look:
+def ensemble_look(
+    augmentation: str, *, rank: int = 0, size: float = 4.0, dash: tuple[float, ...] | None = None
+) -> Look:
     """How an ensemble mean is drawn; the marker of random augmentation shows around a point of full augmentation.
 
-    Subsets are triangles that point to different sides.
+    Args:
+      rank: among the ensembles in the picture that are augmented with subsets, which have triangles and the like.
     """
-    hollow = augmentation == "random"
-    shape = {"random": "D", "none": "s"}.get(augmentation) or _of_subset(augmentation, "<>^v", "o")
-    return Look(colour(augmentation), shape, dash, size=size * (1.7 if hollow else 1), hollow=hollow, order=5)
+    marker, hollow = {"random": ("D", True), "none": ("s", False)}.get(augmentation, ("o", False))
+    if augmentation.startswith("subset"):
+        marker, hollow = SUBSET_MARKERS[rank % len(SUBSET_MARKERS)], rank // len(SUBSET_MARKERS) % 2 == 1
+    size = size * (1.7 if augmentation == "random" else 1)
+    return Look(colour(augmentation), marker, dash, size=size, hollow=hollow, order=5)
 
 
-def theory_look(augmentation: str = "full", **changes: Any) -> Look:
-    """How theory for an ensemble is drawn: black, with dashes that tell the augmentations apart."""
+def theory_look(augmentation: str = "full", *, rank: int = 0, **changes: Any) -> Look:
+    """How theory for an ensemble is drawn: black, with dashes that tell the augmentations apart; rank as above."""
     dashes = {"full": (3.7, 1.6), "none": (4, 1.5, 1, 1.5), "random": (1, 1.2)}
-    dash = dashes.get(augmentation) or _of_subset(augmentation, _SUBSETS, (5, 1))
+    dash = dashes.get(augmentation) or SUBSET_DASHES[rank % len(SUBSET_DASHES)]
     return Look(COLOURS["theory"], dash=dash, order=4)._replace(**changes)
 
 

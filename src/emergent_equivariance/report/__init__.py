@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FigureFiles", "figure_files", "key_numbers", "report_html", "why_no_covariance", "why_no_mean"]
 
-#: Rows of a figure's table above which the page shows its static picture only: charts are the larger part of the page.
+#: Points of a figure above which the page shows its static picture only: charts are the larger part of the page.
 CHARTED = 5000
 
 
@@ -73,5 +73,6 @@ def figure_files(study: Study, metrics: xr.Dataset) -> list[FigureFiles]:
         svg, pdf, csv = ((study.figures_folder / f"{name}.{suffix}").read_bytes() for suffix in ("svg", "pdf", "csv"))
         picture = FIGURES[name]
         spec = chart(table) if 0 < len(table) <= CHARTED else None
-        result.append(FigureFiles(name, picture.title, picture.caption, alt_text(table), svg, pdf, csv, spec))
+        said = [table.attrs["title"], *table.attrs["notes"]]
+        result.append(FigureFiles(name, picture.title, picture.caption, alt_text(table), svg, pdf, csv, spec, said))
     return result

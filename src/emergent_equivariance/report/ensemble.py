@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..figures.selection import absent, all_diverged, chosen_arms, metrics_choices
+from ..figures.selection import absent, all_diverged, chosen_arms, first_of, metrics_choices
 from ..figures.words import augmented, diverged_words, missing_words, number, split_words
 from ..groups import get_group
 from ..study.products import figure_names
@@ -30,7 +30,7 @@ def content(study: Study, metrics: xr.Dataset) -> Report:
     return Report(
         title=f"emergent equivariance at {when}",
         claim=_claim(study, metrics, table),
-        remarks=[*_missing(metrics), *_observable(study, metrics)],
+        remarks=[*_missing(metrics), *_observable(study, metrics), *_first_values(metrics)],
         key_figure="orbit_scaling",
         sections=[
             Section("theory", "Theory", [*_theory(study, metrics), *pictures(_OF_THEORY, has)]),
@@ -132,10 +132,20 @@ def _number(row: pd.Series, name: str) -> str:
 
 
 def _factor(row: pd.Series, name: str, ensemble: pd.Series) -> str:
-    """How many times a number is the deviation of an ensemble mean; errors of both add in quadrature."""
+    """How many times a number is the deviation of an ensemble mean; errors of both add in quadrature.
+
+    Empty where that is not known, or known to no better than _VAGUE of its value.
+    """
     rows = ((row, name), (ensemble, "ensemble_deviation"))
+    if not all(np.isfinite(one[key]) and one[key] > 0 for one, key in rows):
+        return ""
     ratio = row[name] / ensemble["ensemble_deviation"]
-    return number(ratio, ratio * np.hypot(*(one[f"{key}_se"] / one[key] for one, key in rows)))
+    relative = np.hypot(*(one[f"{key}_se"] / one[key] for one, key in rows))
+    return "" if relative > _VAGUE else number(ratio, ratio * relative)
+
+
+#: Relative standard error above which a factor says nothing.
+_VAGUE = 0.4
 
 
 def _observable(study: Study, metrics: xr.Dataset) -> list[Block]:
@@ -151,6 +161,13 @@ def _observable(study: Study, metrics: xr.Dataset) -> list[Block]:
             f"{group.upper()}, as root mean square over inputs. It is zero for an invariant function."
         )
     ]
+
+
+def _first_values(metrics: xr.Dataset) -> list[Block]:
+    """Of which values of swept keys the claim and the figures are; nothing if there is no choice."""
+    first = first_of(metrics)
+    lead = "This sentence, the lists below and the figures are those of the arms with"
+    return [Text(f"**{lead} {first}**; the tables hold all arms.")] if first else []
 
 
 # --------------------------------------------------------------------------------------------------- ensembles
@@ -183,8 +200,8 @@ def _of_split(row: pd.Series, control: pd.Series | None, order: int) -> str:
     if size == 1:
         return text + "; with one member there is no ensemble to average."
     text += f", that of the mean of {size} members **{_number(row, 'ensemble_deviation')}**"
-    if row["ensemble_deviation"] > 0 and np.isfinite(row["member_deviation"]):
-        text += f": {_factor(row, 'member_deviation', row)} times smaller (√{size} = {number(np.sqrt(size))})"
+    if factor := _factor(row, "member_deviation", row):
+        text += f": {factor} times smaller (√{size} = {number(np.sqrt(size))})"
     if np.isfinite(row["predicted_deviation"]):
         text += f". Predicted: {_number(row, 'predicted_deviation')}"
         if np.isfinite(row.get("orbit_variance_ratio", np.nan)):
@@ -282,9 +299,7 @@ def _controls(study: Study, metrics: xr.Dataset, table: pd.DataFrame) -> list[Bl
                 continue
             text = f"**On {split_words(str(split))}** the mean of {int(row['members'])} members deviates by "
             text += _number(row, "ensemble_deviation")
-            other = main.loc[split]["ensemble_deviation"]
-            if np.isfinite(other) and other > 0:
-                factor = _factor(row, "ensemble_deviation", main.loc[split])
+            if factor := _factor(row, "ensemble_deviation", main.loc[split]):
                 text += f", {factor} times that with {augmented(chosen.main.augmentation)}"
             if np.isfinite(row["predicted_deviation"]):
                 text += f"; predicted: {_number(row, 'predicted_deviation')}"

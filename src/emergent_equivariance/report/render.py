@@ -30,6 +30,7 @@ class FigureFiles:
       pdf: the same for print.
       csv: the numbers drawn.
       chart: the same numbers as a Vega-Lite specification; None: there is no interactive chart.
+      said: the title of the picture and what it leaves out, which the chart does not say.
     """
 
     name: str
@@ -40,6 +41,7 @@ class FigureFiles:
     pdf: bytes = field(default=b"", repr=False)
     csv: bytes = field(default=b"", repr=False)
     chart: Mapping[str, Any] | None = field(default=None, repr=False)
+    said: Sequence[str] = ()
 
 
 def page(

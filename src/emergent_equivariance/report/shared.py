@@ -99,6 +99,7 @@ def reproduce(study: Study, metrics: xr.Dataset) -> Section:
             "this page again."
         ),
         Code("\n".join(lines)),
+        *_own_modules(study),
     ]
     if not known:
         blocks.append(
@@ -117,8 +118,20 @@ def reproduce(study: Study, metrics: xr.Dataset) -> Section:
     rows = [[name, str(version)] for name, version in versions.items()]
     if rows:
         table = pd.DataFrame(rows, columns=["package", "version"])
-        blocks.append(Table("versions", "Versions of the packages that made the metrics", list(table), rows, table))
+        blocks.append(
+            Table("versions", "Versions of Python and of the packages that made the metrics", list(table), rows, table)
+        )
     return Section("reproduce", "How to reproduce", blocks)
+
+
+def _own_modules(study: Study) -> list[Block]:
+    """That modules of the user are needed too; nothing where the study names none."""
+    sections = [section for arm in study.arms for section in (arm.settings.task, arm.settings.network)]
+    names = dict.fromkeys(str(name) for section in sections if (name := getattr(section, "factory", None)))
+    if not names:
+        return []
+    own = " and ".join(f"`{name}`" for name in names)
+    return [Text(f"The study names {own}: that code is needed too, in the same version, and is not on this page.")]
 
 
 def _shown_file(study: Study) -> str:

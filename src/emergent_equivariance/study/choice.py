@@ -66,6 +66,11 @@ class Chosen:
         """Control, others and main arm: in the order in which they are drawn."""
         return [*self.pair[:-1], *self.others, self.main]
 
+    def rank(self, arm: Choice) -> int:
+        """Place of an arm among the drawn ones that are augmented with subsets; 0 for another one."""
+        subsets = [each.key for each in self.drawn if each.augmentation.startswith("subset")]
+        return subsets.index(arm.key) if arm.key in subsets else 0
+
 
 def choose(arms: Iterable[Choice]) -> Chosen:
     """Pick the arms that stand for a study: of every swept key but width and augmentation, those with its first value.

@@ -43,7 +43,7 @@ async function draw(chart) {
   const config = content("chart-configs")[dark.matches ? "dark" : "light"];
   if (dark.matches) spec.params.find((one) => one.name === "colours").value = spec.usermeta.dark;
   spec.columns = Math.min(spec.columns, room());
-  await window.vegaEmbed(chart.firstElementChild, spec, { actions: false, ast: true, renderer: "svg", config });
+  await window.vegaEmbed(chart.lastElementChild, spec, { actions: false, ast: true, renderer: "svg", config });
 }
 
 function show(figure, interactive) {
