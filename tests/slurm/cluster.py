@@ -87,7 +87,7 @@ JobRequeue=1
 NodeName=DEFAULT CPUs={cpus} RealMemory={memory} State=UNKNOWN
 {nodes}
 PartitionName=DEFAULT MaxTime=2:00:00 DefaultTime=10:00 State=UP GraceTime={grace}
-PartitionName=cpu Nodes=c1 Default=YES
+PartitionName=cpu Nodes=c1 Default={default}
 PartitionName=gpu Nodes=g1,g2 PriorityTier=1
 PartitionName=urgent Nodes=g1,g2 PriorityTier=10
 """
@@ -128,8 +128,9 @@ def missing(*, accounting: bool = False) -> str:
 
 
 def version() -> str:
-    """Version of the SLURM that is installed."""
-    return subprocess.run(["sinfo", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    """Version of the SLURM that is installed; its daemons tell it without a configuration."""
+    program = str(shutil.which("slurmctld", path=PATH))
+    return subprocess.run([program, "-V"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def install(*, accounting: bool = True) -> None:
@@ -173,14 +174,24 @@ class Job:
     nodes: str
     comment: str
     restarts: int
+    minutes: int
+    memory: int  # MB, of a node
     gres: str
+
+
+def _job(*told: str) -> Job:
+    """From a line of squeue: time as [HH:]MM:SS (partitions allow two hours), memory as a number of M."""
+    *names, restarts, limit, memory, gres = told
+    hours, minutes, _ = ["0", *limit.split(":")][-3:]
+    return Job(*names, int(restarts), 60 * int(hours) + int(minutes), int(memory.removesuffix("M")), gres)
 
 
 class Cluster:
     """A cluster below ``root``; started and stopped as a context manager.
 
     ``preemption`` is SLURM's PreemptMode; ``grace`` the seconds between SIGTERM and SIGKILL for a preempted job,
-    ``kill_wait`` for a job at its time limit.
+    ``kill_wait`` for a job at its time limit. ``default``: whether jobs that name no partition go to ``cpu``; else
+    they are refused.
     """
 
     OUTER = ("--mount", "--uts", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -194,9 +205,11 @@ class Cluster:
         preemption: str = "CANCEL",
         grace: int = 30,
         kill_wait: int = 30,
+        default: bool = True,
     ) -> None:
         self.root, self.accounting = root, accounting
         self.settings = {"preemption": preemption, "grace": grace, "kill_wait": kill_wait}
+        self.settings["default"] = "YES" if default else "NO"
         self.processes: dict[str, subprocess.Popen] = {}
 
     def __enter__(self) -> Cluster:
@@ -275,8 +288,8 @@ class Cluster:
 
     def jobs(self) -> list[Job]:
         """All jobs of the cluster since it was started, the first one first."""
-        lines = self.output("squeue", "-h", "-t", "all", "-S", "i", "-O", self._columns()).splitlines()
-        return [Job(*(f := line.split("\x1f"))[:5], int(f[5]), f[6]) for line in map(str.strip, lines) if line]
+        lines = self.output("squeue", "-h", "--noconvert", "-t", "all", "-S", "i", "-O", self._columns()).splitlines()
+        return [_job(*line.strip().split("\x1f")) for line in lines if line.strip()]
 
     def kill_node(self, node: str, *, noticed: bool = True) -> None:
         """SIGKILL slurmd, step managers and jobs of a node at once, as when its power fails.
@@ -319,8 +332,8 @@ class Cluster:
 
     @staticmethod
     def _columns() -> str:
-        names = ("JobID", "State", "Partition", "NodeList", "Comment", "RestartCnt", "tres-per-job")
-        return ",".join(f"{name}:\x1f" if name != names[-1] else f"{name}:40" for name in names)
+        names = ("JobID", "State", "Partition", "NodeList", "Comment", "RestartCnt", "TimeLimit", "MinMemory")
+        return ",".join([f"{name}:\x1f" for name in names] + ["tres-per-job:40"])
 
     def _inside(self, command: Sequence[str], cwd: Path | None = None) -> list[str]:
         """The command that runs another one in the cluster's namespaces, in a folder (default: this process's)."""

@@ -12,7 +12,7 @@ __all__ = ["Cluster", "GpuQueue", "Queue"]
 
 
 class Queue(Section):
-    """Where jobs are sent; null: nothing is said, the site's default applies."""
+    """Where jobs are sent; null: nothing is said, the site's default applies, and the user's default account."""
 
     account: str | None = Field(None, pattern=NAMES, description="Account that is charged (sbatch --account).")
     partition: str | None = Field(None, pattern=NAMES, description="Partition (sbatch --partition).")
@@ -42,7 +42,9 @@ class Cluster(Queue):
     max_minutes: int | None = Field(
         None, ge=1, description="Longest time a job may ask for. A shard that takes longer goes on in a re-run."
     )
-    max_memory: float | None = Field(None, gt=0, description="Largest memory in GB (10⁹ bytes) a job may ask for.")
+    max_memory: float | None = Field(
+        None, gt=0, description="Largest memory in GB a job may ask for: 64 is sbatch --mem 64000."
+    )
     unknown_minutes: int = Field(
         240, ge=1, description="Time that jobs ask for whose length is not known (tasks and networks of one's own)."
     )
