@@ -5,8 +5,10 @@ Heavy libraries are imported by the subcommand that needs them.
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +39,15 @@ class _Subcommand(TyperCommand):
 
 class _Program(typer.Typer):
     def command(self, name: str | None = None, **settings: Any) -> Any:  # type: ignore[override]
-        return super().command(name, **{"cls": _Subcommand, **settings})
+        """A subcommand; its help is the docstring, of which the terminal breaks the lines."""
+
+        def register(function: Callable[..., Any]) -> Callable[..., Any]:
+            paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+            said = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+            options = {"cls": _Subcommand, "help": said, **settings}
+            return super(_Program, self).command(name, **options)(function)
+
+        return register
 
 
 #: Exit code → what it means (docs/terminal.md).
