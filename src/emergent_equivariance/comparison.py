@@ -71,6 +71,7 @@ class Reference:
         mean = covariance = None
         if theory is not None and averaged == "logits":
             mean = theory["mean"].transpose("step", "sample", "element", "output").astype(np.float64).load()
+            mean.encoding = {"file": file_of(theory)}
             expected = (len(chosen), data.output_action.group.order, data.target.shape[1])
             elements = data.output_action.group.elements
             if (
@@ -117,6 +118,6 @@ class Reference:
         return self.covariance.isel(element_=0, drop=True).copy(data=diagonal)
 
 
-def file_of(dataset: Dataset) -> str:
-    """Name of the file a dataset was read from, for messages."""
+def file_of(dataset: Dataset | DataArray) -> str:
+    """Name of the file a dataset or an array was read from, for messages."""
     return str(dataset.encoding.get("file") or dataset.attrs.get("file") or "dataset in memory")

@@ -140,8 +140,9 @@ def _labels(reference: Reference, settings: Settings) -> tuple[dict[str, np.ndar
     steps = np.asarray(settings.training.recorded)
     if reference.mean is not None and not np.array_equal(reference.mean["step"], steps):
         raise StoreError(
-            f"The theory is of the steps {reference.mean['step'].values.tolist()}, the study records {steps.tolist()}.",
-            remedy="Delete the theory store and run again.",
+            f"{file_of(reference.mean)}: the theory is of the steps {reference.mean['step'].values.tolist()}, "
+            f"the study records {steps.tolist()}.",
+            remedy="Delete the file and run again.",
         )
     labels = {
         "step": steps,
@@ -177,7 +178,7 @@ def _valid_predictions(
 
     Fills ``marks``, whose length says how many members are wanted. Raises StoreError as ``aggregate`` says.
     """
-    expected, members = marks.next_present(0), len(marks.diverged)
+    expected, members, last = marks.next_present(0), len(marks.diverged), ""
     for shard in shards:
         if expected == members:
             break
@@ -201,10 +202,10 @@ def _valid_predictions(
                 )
             if len(values):
                 yield values
-        expected = marks.next_present(expected + len(diverged))
+        expected, last = marks.next_present(expected + len(diverged)), f" up to {file_of(shard)}"
     if expected != members:
         raise StoreError(
-            f"The shards hold {expected - marks.missing[:expected].sum()} members, the study asks for "
+            f"The shards{last} hold {expected - marks.missing[:expected].sum()} members, the study asks for "
             f"{members - marks.missing.sum()}.",
             remedy="Train the missing shards.",
         )

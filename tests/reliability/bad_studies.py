@@ -4,6 +4,8 @@ from pathlib import Path
 
 from emergent_equivariance.study import read_yaml
 
+from .arranging import Case, change, text
+
 #: The Ising study as shipped.
 BASE = read_yaml(Path(__file__).parents[2] / "config" / "ising.yaml")
 
@@ -63,6 +65,12 @@ BAD = {
     "gcnn of a group that is interpolated": (
         changed(task={"name": "digits"}, group="c8", network={"name": "gcnn"}, sweep=None),
         ["network.group", "c8", "c2, c4, d2, d4", "for instance c4"],
+    ),
+    "gcnn of a group that turns the grid": (
+        changed(
+            task={**BASE["task"], "lattice": [5, 4]}, group="c2", network={"name": "gcnn", "group": "c4"}, sweep=None
+        ),
+        ["network.group", "5×4", "c4 is not one of them", "c2, d2"],
     ),
     "unknown canonicalisation": (
         changed(network={"name": "mlp", "canonicalisation": "maximum"}),
@@ -160,4 +168,25 @@ BAD = {
     ),
     "an unknown precision": (changed(execution={"precision": "float16"}), ["execution.precision", "'float16'"]),
     "a network that widens nothing": (changed(network={"name": "mlp", "width": 0}, sweep=None), ["network.width", "0"]),
+}
+
+#: The same by other subcommands, and files that are no study.
+STUDY_FILES = {
+    "no such file": Case("validate none.yaml", ["none.yaml", "No such file", "config/"]),
+    "a folder": Case("validate .", [".: cannot be read", "directory"]),
+    "an empty file": Case("validate small.yaml", ["small.yaml", "mapping"], text("")),
+    "a list": Case("validate small.yaml", ["small.yaml", "mapping"], text("- 1")),
+    "no YAML": Case("validate small.yaml", ["small.yaml", "not valid YAML", "line 1"], text("a: [1,")),
+    "a tab": Case("validate small.yaml", ["small.yaml", "not valid YAML", "line 2"], text("task:\n\tname: ising")),
+    "a key given twice": Case("validate small.yaml", ["small.yaml", "'study'", "twice"], text("study: a\nstudy: b")),
+    "no text": Case("validate small.yaml", ["small.yaml", "not valid YAML"], text(b"study: \xff\xfe")),
+    "an object": Case("validate small.yaml", ["small.yaml", "python"], text("study: !!python/object:os.system {}")),
+    "no study to run": Case("run none.yaml", ["none.yaml", "No such file", "config/"]),
+    "no study to see": Case("status none.yaml", ["none.yaml", "No such file", "config/"]),
+    **{
+        f"a bad key, by {command.split()[0]}": Case(
+            command, ["small.yaml", "network.widht", "4", "width"], change(network={"name": "mlp", "widht": 4})
+        )
+        for command in ("plan small.yaml", "data small.yaml --key 0", "metrics small.yaml", "missing small.yaml")
+    },
 }

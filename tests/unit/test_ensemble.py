@@ -302,7 +302,7 @@ def test_missing_members_and_foreign_theory_are_refused():
     with pytest.raises(StoreError, match="consecutive ones from 4"):
         aggregate([world.shard(world.draw(4)), world.shard(world.draw(4), 8)], world.reference(), settings_of(), 8)
     other = settings_of(training={"steps": 10, "record": [0, 1, 10]})
-    with pytest.raises(StoreError, match="The theory is of the steps"):
+    with pytest.raises(StoreError, match="the theory is of the steps"):
         aggregate(world.shards(world.draw(8)), world.reference(), other, 8)
 
 

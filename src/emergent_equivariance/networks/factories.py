@@ -151,6 +151,10 @@ def _drawn(
                 f"{where}: calling it failed with {type(error).__name__}: {error}.",
                 remedy="Install what it imports, or correct the name.",
             ) from error
+        except UserError as error:  # of a layer of this package
+            if error.message.startswith("network."):
+                raise
+            raise StudyError(f"{where}: {error.message}", remedy=error.remedy) from None
     if not isinstance(module, nn.Module):
         raise StudyError(f"{where} returned {type(module).__name__}, no Module.", remedy="Return a torch.nn.Module.")
     return module

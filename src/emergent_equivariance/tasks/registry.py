@@ -28,8 +28,10 @@ def build_task(settings: Common) -> TaskData:
       StudyError: the group does not act on the inputs.
     """
     data = _build(settings, get_group(settings.group))
-    data.check()
-    _check_promises(settings, data)
+    task = settings.task
+    where = f"task.factory: {task.factory!r}" if isinstance(task, CustomTask) else f"task.name: {task.name}"
+    data.check(where)
+    _check_promises(settings, data, where)
     return data if data.input_action.is_exact else _with_error(data)
 
 
@@ -61,21 +63,22 @@ def _build(settings: Common, group: Group) -> TaskData:
             return custom.build(task, group)
 
 
-def _check_promises(settings: Common, data: TaskData) -> None:
+def _check_promises(settings: Common, data: TaskData, where: str) -> None:
+    """Raise DataError where the data are not what the settings say; ``where`` as of TaskData.check."""
     task = settings.task
-    key = f"task.factory: {task.factory!r}" if isinstance(task, CustomTask) else f"task.name: {task.name}"
     runs = [(str(name), len(list(run))) for name, run in groupby(data.split)]
     splits = [name for name, _ in runs]
     if splits != settings.splits():
         raise DataError(
-            f"{key}: delivered the splits {splits}, expected {settings.splits()}, each in one piece and in this order.",
+            f"{where}: delivered the splits {splits}, expected {settings.splits()}, "
+            "each in one piece and in this order.",
             remedy="Order the samples so, and list the out-of-distribution sets (without 'ood-') in task.ood.",
         )
     for name, promised in (("train", task.train), ("test", task.test)):
         delivered = dict(runs)[name]
         if delivered != promised:
             raise DataError(
-                f"{key}: delivered {delivered} samples in the split {name}, task.{name} is {promised}.",
+                f"{where}: delivered {delivered} samples in the split {name}, task.{name} is {promised}.",
                 remedy=f"Set task.{name} to the number delivered, or deliver that many.",
             )
     for what, expected, got in (
@@ -83,4 +86,7 @@ def _check_promises(settings: Common, data: TaskData) -> None:
         ("outputs", task.outputs(), data.target.shape[1]),
     ):
         if expected is not None and expected != got:
-            raise DataError(f"{key}: delivered {what} {got}, expected {expected}.")
+            raise DataError(
+                f"{where}: delivered {what} {got}, expected {expected}.",
+                remedy="Make the task give what the section task of the study file says, or change that.",
+            )
