@@ -6,6 +6,7 @@ cores: `pytest -m benchmark -s tests/benchmarks/test_workflow_overhead.py`. Seco
 
 import ctypes
 import os
+import re
 import resource
 import shutil
 import sys
@@ -17,12 +18,13 @@ import yaml
 
 from emergent_equivariance.plan import estimate
 from emergent_equivariance.study import load_study
-from emergent_equivariance.study.resources import jobs
 from emergent_equivariance.study.work import training_seconds
+from emergent_equivariance.tracking.reading import recorded
 
 from ..scale import constants, page
 from ..scale.simulation import ROOT, Simulation, content
-from ..slurm.cluster import Cluster, missing
+from ..slurm import cluster as slurm
+from ..tracking.wandb_server import WandbServer
 
 pytestmark = pytest.mark.benchmark
 
@@ -31,6 +33,7 @@ TRAIN_ALL = Path(page.__file__).with_name("train_all.py")
 #: Linux: orphans become children of this process, so that their processor time is counted.
 PR_SET_CHILD_SUBREAPER = 36
 
+#: Values of this run.
 FOUND: dict[str, float] = {}
 
 
@@ -45,6 +48,11 @@ def measured(record):
     return add
 
 
+def known_constants():
+    """Those of this run, and the latest of the others."""
+    return constants.Constants({**constants.read(), **FOUND})
+
+
 def succeeded(account):
     assert account.code == 0, account.output[-3000:]
     return account
@@ -53,7 +61,7 @@ def succeeded(account):
 def test_planning(measured, tmp_path):
     """A dry run of 100 and of 5,000 shards of ten arms."""
     few, many = (Simulation(tmp_path / str(n), content(10, n * 20, 200)) for n in (100, 5000))
-    counts = [sum(job.count for job in jobs(real(sim))) for sim in (few, many)]
+    counts = [sum(page.job_counts(sim.real()).values()) for sim in (few, many)]
     taken = [
         [succeeded(sim.local("-n", "--quiet", "all")).of("controller")[0] for _ in range(3)] for sim in (few, many)
     ]
@@ -66,32 +74,72 @@ def test_planning(measured, tmp_path):
     measured(constants.PLAN_MEMORY, (memory[0] - kept * counts[0]) / 1e6)
 
 
-def real(simulation):
-    """The study of a simulation as one with a real engine: plans are the same."""
-    file = simulation.folder / "real.yaml"
-    study = {**simulation.study, "execution": {**simulation.study["execution"], "engine": "jax"}}
-    file.write_text(yaml.safe_dump(study, sort_keys=False))
-    return load_study(file, simulation.folder / "results")
+def record_run(measured, where, simulation, account):
+    """Rows of what a simulated study took; → milliseconds of the controller per job beside planning."""
+    taken = simulation.taken(account)
+    for what, value in taken.items():
+        measured(constants.simulated(where, what), value)
+    known = known_constants()
+    planning = known[constants.PLAN_START] + 1e-3 * known[constants.PLAN_JOB] * taken[constants.JOBS]
+    return 1e3 * max(taken[constants.SECONDS] - planning, 0.0) / taken[constants.JOBS]
 
 
 def test_local_run(measured, tmp_path):
-    """10,000 members in 100 shards of ten arms, from data to figures."""
+    """10,000 members in 100 shards of ten arms, from data to figures; what was recorded is then sent."""
     simulation = Simulation(tmp_path, content())
-    account = succeeded(simulation.local())
-    number = sum(len(account.of(kind)) for kind in account.processes if kind != "controller")
-    (controller,) = account.of("controller")
-    planning = FOUND[constants.PLAN_START] + 1e-3 * FOUND[constants.PLAN_JOB] * number
-    measured(constants.LOCAL_JOB, 1e3 * max(controller["seconds"] - planning, 0.0) / number)
+    account = succeeded(simulation.local("--cores", "2"))
+    measured(constants.LOCAL_JOB, record_run(measured, constants.WHERE[0], simulation, account))
     shards = list(simulation.root.glob("members/**/*.zarr.zip"))
     assert len(shards) == len(account.of("train")) == 100
     files = simulation.files()
     ours = [p for p in files if "members" in p.relative_to(simulation.root).parts[:2]]
     measured(constants.FILES_PER_SHARD, len(ours) / len(shards), "<= 2")
     measured(constants.FILES_BESIDE, len(files) - len(ours))
-    runs = list(simulation.root.glob("tracking/wandb/offline-run-*"))
-    kept = [p for run in runs for p in run.rglob("*") if p.is_file()]
-    measured(constants.WANDB_FILES, len(kept) / len(runs))
-    measured(constants.WANDB_BYTES, sum(p.stat().st_size for p in kept) / len(runs) / 1e3)
+    measure_runs(measured, simulation, shards[0])
+
+
+def measure_runs(measured, simulation, shard):
+    """Files, bytes and requests of the run of a shard and of the summary, offline then sent, and online."""
+    folders = {"train": [], "theory": [], "summary": []}
+    for file in simulation.root.glob("tracking/wandb/offline-run-*/run-*.wandb"):
+        folders[recorded(file).job].append(file.parent)
+    assert len(folders["train"]) == 100, "one offline run per shard"
+    kept = {job: [[p for p in folder.rglob("*") if p.is_file()] for folder in folders[job]] for job in folders}
+    for job, files, size in (
+        ("train", constants.SHARD_RUN_FILES, constants.SHARD_RUN_BYTES),
+        ("summary", constants.SUMMARY_RUN_FILES, constants.SUMMARY_RUN_BYTES),
+    ):
+        measured(files, median(len(run) for run in kept[job]))
+        measured(size, median(sum(p.stat().st_size for p in run) for run in kept[job]) / 1e3)
+    first, _, *others = folders["train"]
+    aside = first.rename(simulation.folder / "aside")
+    for folder in (*others, *folders["theory"]):
+        shutil.rmtree(folder)
+    with WandbServer() as server:
+        simulation.environment |= server.environment
+        sync = ("sync", str(simulation.file))
+        both = requests(server, simulation, 2, *sync)
+        aside.rename(first)
+        one = requests(server, simulation, 1, *sync)
+    measured(constants.SHARD_SENT, one)
+    measured(constants.SUMMARY_SENT, both - one)
+    simulation.file.write_text(simulation.file.read_text().replace("wandb: offline", "wandb: online"))
+    (arm,) = {shard.parent.relative_to(simulation.root / "members")}
+    first, last = map(int, re.findall(r"\d+", shard.name.split(".")[0]))
+    shard.unlink()
+    with WandbServer() as server:
+        simulation.environment |= server.environment
+        train = ("train", str(simulation.file), "--arm", str(arm), "--first", str(first), "--last", str(last))
+        measured(constants.SHARD_REQUESTS, requests(server, simulation, 1, *train))
+        measured(constants.SUMMARY_REQUESTS, requests(server, simulation, 1, "figures", str(simulation.file)))
+
+
+def requests(server, simulation, runs, *command):
+    """Number of requests that a subcommand of emeq makes for so many runs."""
+    before, finished = len(server.requests), sum(run.finished for run in server.runs.values())
+    succeeded(simulation.emeq(*command))
+    assert sum(run.finished for run in server.runs.values()) == finished + runs
+    return len(server.requests) - before
 
 
 def test_watching(measured, tmp_path):
@@ -106,19 +154,18 @@ def test_watching(measured, tmp_path):
     measured(constants.WATCH, (taken[0.04]["seconds"] - taken[1e-9]["seconds"]) / 12)
 
 
-def test_slurm_run(measured, tmp_path):
-    """2,000 members in 20 shards of two arms, on a private cluster."""
-    if reason := missing():
+def test_slurm_run(measured, tmp_path, monkeypatch):
+    """The same study on a private cluster of eight cores, where a shard sleeps for 20 s and the others wait."""
+    if reason := slurm.missing():
         pytest.skip(reason)
-    with Cluster(tmp_path / "slurm") as cluster:
-        simulation = Simulation(tmp_path / "study", content(2, 1000, 100, wandb="disabled"), cluster)
-        account = succeeded(simulation.slurm())
-    (controller,), inner = account.of("controller"), account.of("job")
-    number = len(inner) / 2
-    planning = FOUND[constants.PLAN_START] + 1e-3 * FOUND[constants.PLAN_JOB] * number
-    local = account.total("data")
-    beside = controller["seconds"] + controller["children"] - planning - local
-    measured(constants.SLURM_JOB, 1e3 * max(beside, 0.0) / number)
+    monkeypatch.setattr(slurm, "CPUS", 8)
+    study = content(wandb="disabled")
+    study["training"]["learning_rate"] = 0.01  # seconds of a gradient step of the stub
+    with slurm.Cluster(tmp_path / "slurm") as cluster:
+        simulation = Simulation(tmp_path / "study", study, cluster)
+        account = succeeded(simulation.slurm("--jobs", "8"))
+    inner = account.of("job")
+    measured(constants.SLURM_JOB, record_run(measured, constants.WHERE[1], simulation, account))
     measured(constants.INNER, 2 * median(p["seconds"] for p in inner))
     measured(constants.INNER_MEMORY, 2 * median(p["memory"] for p in inner) / 1e6)
 
@@ -173,7 +220,7 @@ def test_aggregation(measured, tmp_path):
     account = succeeded(simulation.run(sys.executable, str(TRAIN_ALL), str(simulation.file), "results", arm))
     shards = list(simulation.root.glob("members/**/*.zarr.zip"))
     written = sum(p.stat().st_size for p in shards) / 1e9
-    known = real(simulation)
+    known = simulation.real()
     measured(constants.DISK, 1e9 * written / estimate(known, known.arms[0]).shard_bytes)
     measured(constants.WRITE, written / account.of("other")[0]["seconds"])
     (whole,) = succeeded(simulation.emeq("aggregate", str(simulation.file), "--arm", arm)).of("aggregate")
@@ -183,17 +230,32 @@ def test_aggregation(measured, tmp_path):
     measured(constants.METRICS, joined["seconds"])
     measured(constants.METRICS_MEMORY, joined["memory"] / 1e6)
     succeeded(simulation.emeq("figures", str(simulation.file)))
-    (read,) = succeeded(simulation.emeq("verify", str(simulation.file))).of("verify")
-    measured(constants.VERIFY, written / (read["seconds"] + read["children"]))
+    measure_verification(measured, simulation)
     fewer = Simulation(tmp_path, {**study, "ensemble": {"members": 2000, "seed": 0}})
     (part,) = succeeded(fewer.emeq("aggregate", str(fewer.file), "--arm", arm)).of("aggregate")
     measured(constants.AGGREGATE_GROWTH, whole["memory"] / part["memory"], "<= 1.5")
     shutil.rmtree(tmp_path)
 
 
-def known_constants():
-    """Those of this run, and the latest of the others."""
-    return constants.Constants({**constants.read(), **FOUND})
+def measure_verification(measured, simulation):
+    """The rate is of the bytes of four fifths of the shards, the last ones, read by one thread; what two reading
+    processes take beside it is their start and what does not grow. Those shards are gone then."""
+
+    def read(jobs):
+        account = simulation.emeq("verify", str(simulation.file), "--jobs", str(jobs))
+        (process,) = account.of("verify")
+        size = sum(p.stat().st_size for p in simulation.files()) / 1e9
+        return account.code, process["seconds"] + process["children"], size
+
+    (code, both, size), (_, one, _) = read(2), read(1)
+    assert code == 0
+    shards = sorted(simulation.root.glob("members/**/*.zarr.zip"))
+    for shard in shards[len(shards) // 5 :]:
+        shard.unlink()
+    _, few, rest = read(1)
+    rate = (size - rest) / (one - few)
+    measured(constants.VERIFY, rate)
+    measured(constants.VERIFY_START, both - size / rate)
 
 
 def test_shares(measured):
@@ -203,18 +265,15 @@ def test_shares(measured):
         work = sum(map(training_seconds, (arm.settings for arm in study.arms)))
         for where in ("local", "SLURM"):
             overhead = page.overhead_seconds(study, known_constants(), slurm=where == "SLURM")
-            measured(f"scale: {name}, {where}: workflow and start-up / wall time", overhead / (overhead + work), goal)
+            row = f"scale: {name}, {where}: workflow and start-up / processor time"
+            measured(row, overhead / (overhead + work), goal)
 
 
 def test_the_demo(measured, tmp_path):
-    """config/ising.yaml as it is, trained for real: what is not training, as a line of its own."""
+    """config/ising.yaml as it is, trained for real: the denominator of what is not training."""
     study = yaml.safe_load((ROOT / "config" / "ising.yaml").read_text())
     simulation = Simulation(tmp_path, study)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    account = succeeded(simulation.local())
+    succeeded(simulation.local())
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    total = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    known = load_study(ROOT / "config" / "ising.yaml", "nowhere")
-    overhead = page.overhead_seconds(known, known_constants(), slurm=False)
-    measured("scale: demo (ising), measured: workflow and start-up / processor time", overhead / total)
-    measured("scale: demo (ising): jobs", sum(len(v) for k, v in account.processes.items() if k != "controller"))
+    measured(constants.DEMO, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)

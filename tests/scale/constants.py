@@ -21,18 +21,42 @@ WATCH = "scale: Snakemake, watching a job of half a minute or more for its bench
 COMMAND = "scale: start and end of a subcommand that computes nothing / s"
 TRAIN = "scale: start and end of a training job, engine jax, compiled programs from disk / s"
 WANDB = "scale: a run of Weights & Biases, offline / s"
-WANDB_FILES = "scale: files of an offline run"
-WANDB_BYTES = "scale: an offline run / kB"
+SHARD_RUN_FILES = "scale: files of the offline run of a shard"
+SHARD_RUN_BYTES = "scale: the offline run of a shard of six recorded times / kB"
+SHARD_REQUESTS = "scale: requests of the run of a shard, online"
+SHARD_SENT = "scale: requests of the run of a shard, by emeq sync"
+SUMMARY_RUN_FILES = "scale: files of the offline summary run, of ten arms"
+SUMMARY_RUN_BYTES = "scale: the offline summary run, of ten arms / kB"
+SUMMARY_REQUESTS = "scale: requests of the summary run of ten arms, online"
+SUMMARY_SENT = "scale: requests of the summary run of ten arms, by emeq sync"
 FILES_PER_SHARD = "scale: files under results/ per shard, without logs and tracking"
 FILES_BESIDE = "scale: files under results/ beside the shards, of ten arms"
 DISK = "scale: disk of shards / emeq plan"
 WRITE = "scale: recording and writing shards, GB per second of one core"
-VERIFY = "scale: emeq verify, GB per second of one core"
+VERIFY = "scale: emeq verify, GB per second of one core, its start left out"
+VERIFY_START = "scale: emeq verify, start with two reading processes and what does not grow / s"
 AGGREGATE = "scale: aggregation of an arm, GB of shards per second of one core"
 AGGREGATE_MEMORY = "scale: aggregation of 10,000 members, memory / MB"
 AGGREGATE_GROWTH = "scale: aggregation, memory of 10,000 members / of 2,000"
 METRICS = "scale: join_metrics, s per 10,000 members of one arm"
 METRICS_MEMORY = "scale: join_metrics, memory per 10,000 members of one arm / MB"
+DEMO = "scale: demo (ising), processor time of a run / s"
+
+#: Rows of the simulated studies, ``simulated(where, what)``: where they ran, and what they took.
+WHERE = ("one machine", "SLURM")
+JOBS, FILES, BYTES = "jobs", "files under results/, without logs and tracking", "the same / MB"
+WALL, SECONDS, MEMORY = "wall time / min", "controller, processor time / s", "controller, memory / MB"
+TAKEN = (JOBS, WALL, FILES, BYTES, SECONDS, MEMORY)
+
+
+def simulated(where, what):
+    """The name of a row."""
+    return f"scale: simulated study, {where}: {what}"
+
+
+def names():
+    """Names of all constants, in the order of the page."""
+    return [value for value in globals().values() if isinstance(value, str) and value.startswith("scale: ")]
 
 
 class Constants(dict):

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from emergent_equivariance.plan import data_bytes, estimate
-from emergent_equivariance.study import parse_study, read_yaml
+from emergent_equivariance.study import load_study, parse_study, read_yaml
 from emergent_equivariance.study.budget import aggregation_memory, joining_memory, needs, size
 from emergent_equivariance.study.resources import jobs
 from emergent_equivariance.study.work import EIGEN, aggregation_seconds, pair_seconds, training_seconds
@@ -30,27 +30,98 @@ GPU_START = 5.0
 #: Start-up over wall time that shards are cut for.
 SHARE = 0.05
 
+#: profiles/slurm and its executor: seconds between two looks at the jobs while some end, more after each look at which
+#: none did, and at most. A job takes about START seconds on a node beside its work (docs/cluster.md).
+LOOK, MORE, LONGEST = 20, 10, 180
+START = 20.0
+
 #: Members and shard sizes of the studies of the first table, training samples of the second.
 MEMBERS = {1_000: 50, 10_000: 200, 60_000: 200, 100_000: 500}
 SAMPLES = (1_000, 10_000, 100_000)
+GPUS = (1, 8, 64)
 
 #: Training jobs of the workflow that import the libraries of a training job; the others compute on the processor only.
 TRAINING = ("train_shard", "probe_engine")
 
 
-def overhead_seconds(study, constant, *, slurm):
-    """Processor seconds that the workflow and the starts of its processes take, from measured constants."""
+def job_counts(study):
+    """Rule → number of jobs."""
     counts = {}
     for job in jobs(study):
         counts[job.rule] = counts.get(job.rule, 0) + job.count
+    return counts
+
+
+def runs(study):
+    """Runs of Weights & Biases: of shards, of theories, the summary."""
+    counts = job_counts(study)
+    return counts["train_shard"] + counts.get("compute_theory", 0) + 1
+
+
+def files_at_most(study, constant):
+    """Files under results/STUDY of a study of up to ten arms, without logs and tracking."""
+    return constant[constants.FILES_PER_SHARD] * job_counts(study)["train_shard"] + constant[constants.FILES_BESIDE]
+
+
+def controller_seconds(study, constant, *, slurm):
+    """Processor seconds of the Snakemake that runs the study."""
+    each = constant[constants.PLAN_JOB] + constant[constants.SLURM_JOB if slurm else constants.LOCAL_JOB]
+    return constant[constants.PLAN_START] + 1e-3 * each * sum(job_counts(study).values())
+
+
+def latency_seconds(study):
+    """Seconds, at most, for which a study on SLURM stands still because its controller has not yet seen jobs end.
+
+    Once for each of the stages that wait for all of the one before: learning rates, engines, shards, ensembles,
+    metrics, figures. The wait of jobs in SLURM's queue is not counted.
+    """
+    counts = job_counts(study)
+    work = {
+        "train_shard": max(training_seconds(arm.settings) / len(study.shards(arm)) for arm in study.arms),
+        "aggregate_arm": max(aggregation_seconds(arm.settings) for arm in study.arms),
+    }
+    rules = ("resolve_learning_rate", "probe_engine", "train_shard", "aggregate_arm", "join_metrics", "draw_figures")
+    return sum(last_gap(START + work.get(rule, 0.0)) for rule in rules if rule in counts)
+
+
+def last_gap(seconds):
+    """Seconds between the two looks between which a job of so many seconds ends, where no other ends before it."""
+    gap = passed = LOOK
+    while passed <= seconds:
+        gap = min(gap + MORE, LONGEST)
+        passed += gap
+    return gap
+
+
+def cores_for(study, constant, latency):
+    """Cores on SLURM up to which start-up and so many seconds of latency are at most SHARE of the wall time."""
+    work = sum(training_seconds(arm.settings) for arm in study.arms)
+    overhead = overhead_seconds(study, constant, slurm=True)
+    return max((SHARE * (overhead + work) - overhead) / ((1 - SHARE) * latency), 0.0)
+
+
+def shard_start(constant, *, slurm, gpu=False):
+    """Seconds that the job of a shard takes beside its training."""
+    start = constant[constants.TRAIN] + constant[constants.WANDB] + constant[constants.WATCH]
+    return start + slurm * constant[constants.INNER] + gpu * GPU_START
+
+
+def gpu_seconds(study, constant, gpus):
+    """Seconds that all shards take on so many GPUs of a cluster at the assumed rate; shards count as alike."""
+    shards = job_counts(study)["train_shard"]
+    flops = sum(estimate(study, arm).flops for arm in study.arms)
+    return math.ceil(shards / gpus) * (flops / GPU_RATE / shards + shard_start(constant, slurm=True, gpu=True))
+
+
+def overhead_seconds(study, constant, *, slurm):
+    """Processor seconds that the workflow and the starts of its processes take, from measured constants."""
+    counts = job_counts(study)
     total = sum(counts.values())
     training = sum(counts.get(rule, 0) for rule in TRAINING)
-    tracked = counts.get("train_shard", 0) + counts.get("compute_theory", 0) + 1
-    each = constant[constants.PLAN_JOB] + constant[constants.SLURM_JOB if slurm else constants.LOCAL_JOB]
-    seconds = constant[constants.PLAN_START] + 1e-3 * each * total
+    seconds = controller_seconds(study, constant, slurm=slurm)
     seconds += (constant[constants.TRAIN] + constant[constants.WATCH]) * training
     seconds += constant[constants.COMMAND] * (total - training)
-    seconds += constant[constants.WANDB] * tracked * (study.tracking.wandb != "disabled")
+    seconds += constant[constants.WANDB] * runs(study) * (study.tracking.wandb != "disabled")
     return seconds + (constant[constants.INNER] * total if slurm else 0.0)
 
 
@@ -72,34 +143,43 @@ def members_table(constant):
     for members, shard_size in MEMBERS.items():
         study = members_study(members, shard_size)
         costs = [estimate(study, arm) for arm in study.arms]
-        shards, total = sum(cost.shards for cost in costs), sum(job.count for job in jobs(study))
+        shards, total = sum(cost.shards for cost in costs), sum(job_counts(study).values())
         work = sum(training_seconds(arm.settings) for arm in study.arms)
         flops = sum(cost.flops for cost in costs)
         raw = constant[constants.DISK] * sum(cost.shard_bytes for cost in costs)
-        runs = shards + sum(job.count for job in jobs(study) if job.rule == "compute_theory") + 1
         columns.append(f"{members:,} members in shards of {shard_size}")
         add("shards", f"{shards:,}")
         add("jobs", f"{total:,}")
-        add(
-            "files under results/, without logs and tracking",
-            f"{constant[constants.FILES_PER_SHARD] * shards + constant[constants.FILES_BESIDE]:,.0f}",
-        )
+        add(f"{constants.FILES}, at most", f"{files_at_most(study, constant):,.0f}")
         add("predictions on disk", size(raw))
         add("ensembles, metrics, data, theory", size(sum(cost.ensemble_bytes for cost in costs) + data_bytes(study)))
         add("core-hours of training", f"{work / 3600:.2g}")
         for cores in (2, 64, 1024):
             add(f"hours on {cores} cores", f"{work / 3600 * math.ceil(shards / cores) / shards:.2g}")
         add("GPU-hours of training (assumed rate)", f"{flops / GPU_RATE / 3600:.2g}")
-        for where in ("one machine", "SLURM"):
+        for gpus in GPUS:
+            name = f"hours on {gpus} GPU{'s' * (gpus > 1)}, start-up included (assumed rate)"
+            add(name, f"{gpu_seconds(study, constant, gpus) / 3600:.2g}")
+        for where in constants.WHERE:
             overhead = overhead_seconds(study, constant, slurm=where == "SLURM")
-            add(f"workflow and start-up / wall time, {where}", f"{100 * overhead / (overhead + work):.2g} %")
+            add(f"workflow and start-up / processor time, {where}", f"{100 * overhead / (overhead + work):.2g} %")
+        latency = latency_seconds(study)
+        add("status latency, SLURM (estimate)", f"{latency / 2:.0f} s, at most {latency:.0f} s")
+        few, many = (cores_for(study, constant, seconds) for seconds in (latency, latency / 2))
+        cores = f"{many:.0f}, at least {few:.0f}" if few >= 1 else "none"
+        add(f"cores up to which both are {100 * SHARE:.0f} % of the wall time, SLURM (estimate)", cores)
         memory = constant[constants.PLAN_MEMORY] + 1e-3 * constant[constants.PLAN_MEMORY_JOB] * total
         add("controller: memory", f"{memory:.0f} MB")
-        for where, row in (("one machine", constants.LOCAL_JOB), ("SLURM", constants.SLURM_JOB)):
-            seconds = constant[constants.PLAN_START] + 1e-3 * (constant[constants.PLAN_JOB] + constant[row]) * total
+        for where in constants.WHERE:
+            seconds = controller_seconds(study, constant, slurm=where == "SLURM")
             add(f"controller: processor time, {where}", f"{seconds:.2g} s")
+        largest = max(constant[constants.DISK] * cost.shard_bytes for cost in costs)
         add(
-            "aggregation of an arm: processor time",
+            "aggregation of an arm: processor time, as measured",
+            f"{largest / 1e9 / constant[constants.AGGREGATE] / 60:.2g} min",
+        )
+        add(
+            "aggregation of an arm: processor time, as `emeq plan` estimates",
             f"{max(aggregation_seconds(a.settings) for a in study.arms) / 60:.2g} min",
         )
         add(
@@ -110,10 +190,19 @@ def members_table(constant):
         joined = constant[constants.METRICS] * each * len(study.arms)
         add("join_metrics: processor time, at most", f"{joined:.2g} s")
         add("join_metrics: memory asked for", f"{joining_memory([a.settings for a in study.arms]) / 1e3:.2g} GB")
-        add("emeq verify: processor time", f"{raw / 1e9 / constant[constants.VERIFY] / 60:.2g} min")
-        add("runs of Weights & Biases", f"{runs:,}")
-        files, stored = (runs * constant[row] for row in (constants.WANDB_FILES, constants.WANDB_BYTES))
-        add("offline runs on disk", f"{files:,.0f} files, {size(1e3 * stored)}")
+        read = constant[constants.VERIFY_START] + raw / 1e9 / constant[constants.VERIFY]
+        add("emeq verify: processor time, at most", f"{read:.2g} s")
+        number = runs(study)
+        add("runs of Weights & Biases", f"{number:,}")
+        for how, shard, summary in (
+            ("online", constants.SHARD_REQUESTS, constants.SUMMARY_REQUESTS),
+            ("by emeq sync", constants.SHARD_SENT, constants.SUMMARY_SENT),
+        ):
+            asked = (number - 1) * constant[shard] + constant[summary]
+            add(f"requests of Weights & Biases, {how}, at most", f"{asked:,.0f}")
+        files = (number - 1) * constant[constants.SHARD_RUN_FILES] + constant[constants.SUMMARY_RUN_FILES]
+        stored = (number - 1) * constant[constants.SHARD_RUN_BYTES] + constant[constants.SUMMARY_RUN_BYTES]
+        add("offline runs on disk, at most", f"{files:,.0f} files, {size(1e3 * stored)}")
     return table("", columns, rows)
 
 
@@ -170,20 +259,45 @@ def shards_table(constant):
     study = members_study(60_000, 200)
     columns = ["one machine", "SLURM, one core", "SLURM, one GPU (assumed rate)"]
     rows = {}
-    start = constant[constants.TRAIN] + constant[constants.WANDB] + constant[constants.WATCH]
-    cluster = start + constant[constants.INNER]
+    start, cluster = (shard_start(constant, slurm=slurm) for slurm in (False, True))
+    on_device = shard_start(constant, slurm=True, gpu=True)
     for arm in study.arms:
         cost, members = estimate(study, arm), arm.settings.ensemble.members
         on_core, on_gpu = training_seconds(arm.settings) / members, cost.flops / members / GPU_RATE
-        needed = [(start, on_core), (cluster, on_core), (cluster + GPU_START, on_gpu)]
+        needed = [(start, on_core), (cluster, on_core), (on_device, on_gpu)]
         rows[f"`{arm.path}`"] = [f"{math.ceil((1 / SHARE - 1) * s / each):,}" for s, each in needed]
     return table("arm", columns, rows)
 
 
 def constants_table(constant):
     """The measured constants."""
-    names = [value for key, value in vars(constants).items() if key.isupper() and isinstance(value, str)]
-    return table("constant", ["value"], {name.removeprefix("scale: "): [f"{constant[name]:.3g}"] for name in names})
+    rows = {name.removeprefix("scale: "): [f"{constant[name]:.3g}"] for name in constants.names()}
+    return table("constant", ["value"], rows)
+
+
+def simulated_table(constant):
+    """What the simulated studies took, and what the formulas of the page say for that of this machine."""
+    rows = {
+        what: [f"{constant[constants.simulated(where, what)]:.3g}" for where in constants.WHERE]
+        for what in constants.TAKEN
+    }
+    return table("", [f"on {where}" for where in constants.WHERE], rows)
+
+
+def demo_table(constant):
+    """What of the demo's first study is not training; the last line is held against a run for real."""
+    study = load_study(ROOT / "config" / "ising.yaml", "nowhere")
+    work = sum(training_seconds(arm.settings) for arm in study.arms)
+    local, slurm = (overhead_seconds(study, constant, slurm=where == "SLURM") for where in constants.WHERE)
+    rows = {
+        "jobs": f"{sum(job_counts(study).values())}",
+        "workflow and start-up, one machine": f"{local:.0f} s",
+        "workflow and start-up, SLURM": f"{slurm:.0f} s",
+        "training, as `emeq plan` estimates": f"{work:.0f} s",
+        "all processes of a run on one machine, measured": f"{constant[constants.DEMO]:.0f} s",
+        "workflow and start-up / all processes measured": f"{100 * local / constant[constants.DEMO]:.0f} %",
+    }
+    return table("processor time", ["demo (`ising`)"], {name: [cell] for name, cell in rows.items()})
 
 
 def table(corner, columns, rows):
@@ -193,7 +307,14 @@ def table(corner, columns, rows):
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-TABLES = {"constants": constants_table, "members": members_table, "shards": shards_table, "samples": samples_table}
+TABLES = {
+    "simulated": simulated_table,
+    "constants": constants_table,
+    "demo": demo_table,
+    "members": members_table,
+    "shards": shards_table,
+    "samples": samples_table,
+}
 
 
 def with_tables(text, constant):

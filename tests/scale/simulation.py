@@ -3,7 +3,8 @@
     python -m tests.scale.simulation FOLDER [--arms 10] [--members 1000] [--shard-size 100] [--full-size] [--slurm]
 
 runs one in FOLDER, by the local executor or on a private SLURM cluster (tests/slurm), and prints as JSON what it took:
-processor time and memory of every kind of process, files and bytes.
+processor time and memory of every kind of process, files and bytes. What docs/scaling.md says of such runs is of those
+of tests/benchmarks/test_workflow_overhead.py.
 """
 
 import argparse
@@ -20,7 +21,10 @@ from statistics import mean
 
 import yaml
 
+from emergent_equivariance.study import load_study
+
 from ..slurm.cluster import Cluster
+from . import constants
 
 ROOT = Path(__file__).parents[2]
 STUB = Path(__file__).with_name("stub")
@@ -44,7 +48,6 @@ def content(arms=10, members=1000, shard_size=100, *, full_size=False, wandb="of
     if not full_size:
         study["task"] |= {"lattice": 3, "train": 16, "test": 16}
         study["evaluate"]["samples"] = 8
-        study["training"]["record"] = [0, 30, 1000]
     return study
 
 
@@ -145,6 +148,28 @@ class Simulation:
         account.processes = dict(kinds)
         return account
 
+    def real(self):
+        """The study as one with a real engine, which the program itself knows: its jobs are the same."""
+        file = self.folder / "real.yaml"
+        study = {**self.study, "execution": {**self.study["execution"], "engine": "jax"}}
+        file.write_text(yaml.safe_dump(study, sort_keys=False))
+        return load_study(file, self.folder / "results")
+
+    def taken(self, account):
+        """What a run from data to figures took: constants.TAKEN → number."""
+        (controller,), files = account.of("controller"), self.files()
+        commands = 0.0
+        if self.cluster is not None:  # sbatch and squeue, but not the one job that runs beside it
+            commands = controller["children"] - account.total("data")
+        return {
+            constants.JOBS: sum(len(found) for kind, found in account.processes.items() if kind not in SNAKEMAKE),
+            constants.WALL: account.wall / 60,
+            constants.FILES: len(files),
+            constants.BYTES: sum(p.stat().st_size for p in files) / 1e6,
+            constants.SECONDS: controller["seconds"] + max(commands, 0.0),
+            constants.MEMORY: controller["memory"] / 1e6,
+        }
+
     def files(self, without=("logs", "tracking", ".cache")):
         """Files under results/STUDY, but those of some of its folders."""
         return [p for p in self.root.rglob("*") if p.is_file() and p.relative_to(self.root).parts[0] not in without]
@@ -176,8 +201,7 @@ def main():
     else:
         simulation = Simulation(given.folder, study)
         account = simulation.local()
-    files = simulation.files()
-    found = {"files": len(files), "GB": sum(p.stat().st_size for p in files) / 1e9}
+    found = simulation.taken(account)
     tracking = [p for p in simulation.root.glob("tracking/**/*") if p.is_file()]
     found |= {"tracking files": len(tracking), "tracking MB": sum(p.stat().st_size for p in tracking) / 1e6}
     (simulation.folder / "output.txt").write_text(account.output)
