@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -160,7 +161,8 @@ class _Shard:
                 remedy="Train where there is one, or delete this file and run again to have it measured here; nothing "
                 "that is trained is lost.",
             )
-        trainer = engine.trainer(problem, choice)
+        with _choice_of(study.probe_path(arm)):
+            trainer = engine.trainer(problem, choice)
         checkpoints = Checkpoints(
             self.checkpoint,
             identity(arm.config_hash, self.members, problem, choice),
@@ -172,9 +174,10 @@ class _Shard:
             lease,
         )
         start, resume = time.monotonic(), checkpoints.load()
-        trained = train_shard(
-            problem, trainer, choice, self.members, progress=progress, pause=checkpoints.pause, resume=resume
-        )
+        with _choice_of(study.probe_path(arm)):
+            trained = train_shard(
+                problem, trainer, choice, self.members, progress=progress, pause=checkpoints.pause, resume=resume
+            )
         self.interruption.defer()  # what is trained is written
         shard = trained.to_dataset(problem, self.members)
         seconds = checkpoints.seconds + time.monotonic() - start
@@ -234,6 +237,20 @@ def _read_probe(study: Study, arm: Arm) -> Probe:
             f"{path}: does not exist.", remedy=f"Run `emeq probe {study.file} --key {arm.probe_key}` first."
         )
     return found
+
+
+@contextmanager
+def _choice_of(path: Path) -> Iterator[None]:
+    """Where an engine cannot train as it was chosen to, the file that says so is named."""
+    try:
+        yield
+    except StudyError as error:
+        if not error.message.startswith("engine "):
+            raise
+        raise StudyError(
+            f"{path}: {error.message}",
+            remedy="Delete this file and run the study again to have it chosen anew; nothing that is trained is lost.",
+        ) from None
 
 
 def _use_device(arm: Arm, probed: Probe, say: Say) -> None:

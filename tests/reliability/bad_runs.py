@@ -188,11 +188,11 @@ STORES = {
     "a choice that is a folder": Case(TRAIN, [PROBE, "cannot be read"], folder(PROBE)),
     "a choice of an unknown engine": Case(TRAIN, [PROBE, "choice.engine", "'stub'", "jax"], chosen("stub", "loop")),
     "a choice for other arms": Case(TRAIN, [PROBE, "probe key other"], of_other_arms),
-    "a choice of an unknown way": Case(TRAIN, ["engine jax", "no variant loop"], chosen("jax", "loop")),
+    "a choice of an unknown way": Case(TRAIN, [PROBE, "engine jax", "no variant loop"], chosen("jax", "loop")),
     "a choice of an unknown way of torch": Case(
-        TRAIN, ["engine torch", "variant scan", "engine"], chosen("torch", "scan")
+        TRAIN, [PROBE, "engine torch", "variant scan"], chosen("torch", "scan")
     ),
-    "a choice of an engine for images": Case(TRAIN, ["engine numba", "network mlp"], chosen("numba", "loop")),
+    "a choice of an engine for images": Case(TRAIN, [PROBE, "engine numba", "network mlp"], chosen("numba", "loop")),
     "a file in the way of a lease": Case(
         TRAIN,
         [f"members/{NONE}/.members-000004-000005.lease", "cannot be written"],

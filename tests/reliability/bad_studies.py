@@ -20,6 +20,16 @@ def training(**keys):
     return changed(training={**BASE["training"], **keys})
 
 
+def of_kernels(kind="kernel_regression", **sections):
+    """The same with a kind that trains nothing."""
+    dropped = dict.fromkeys(("training", "ensemble", "evaluate", "theory", "sweep"))
+    return changed(kind=kind, **{**dropped, **sections})
+
+
+def regression(**keys):
+    return of_kernels(regression={"sizes": [4], **keys})
+
+
 def digits(**sections):
     return changed(**{"task": {"name": "digits"}, "sweep": None, **sections})
 
@@ -167,6 +177,44 @@ BAD = {
         ["task.factory", "tasks/mine.py", "module:function"],
     ),
     "an unknown precision": (changed(execution={"precision": "float16"}), ["execution.precision", "'float16'"]),
+    "canonical inputs of moving outputs": (
+        changed(task={**BASE["task"], "target": "local"}, network={"name": "mlp", "canonicalisation": "orbit_maximum"}),
+        ["network.canonicalisation", "task.target: total"],
+    ),
+    "no members at once": (changed(execution={"members_at_once": 0}), ["execution.members_at_once", "0", "auto"]),
+    "an engine for images": (
+        changed(execution={"engine": "numba"}),
+        ["execution.engine", "numba", "network mlp", "only cnn, gcnn"],
+    ),
+    "a fraction without a kernel": (
+        changed(network={"name": "torch", "factory": "a:b"}, sweep=None),
+        ["training.learning_rate", "critical_fraction", "theory.monte_carlo"],
+    ),
+    "kernels of a network that has none": (
+        of_kernels(network={"name": "torch", "factory": "a:b"}, regression={"sizes": [4]}),
+        ["network.name", "torch", "mlp, cnn or gcnn"],
+    ),
+    "more inputs than test samples": (
+        of_kernels("kernel_convergence", convergence={"inputs": 10_000}),
+        ["convergence.inputs", "10000", "task.test"],
+    ),
+    "more samples than there are": (regression(sizes=[10_000]), ["regression.sizes", "10000", "task.train"]),
+    "half a step of descent": (regression(form="descent", times=[0.5]), ["regression.times", "whole", "flow"]),
+    "a rate that diverges": (
+        regression(form="descent", learning_rate={"critical_fraction": 1.5}),
+        ["regression.learning_rate", "1.5", "0.5"],
+    ),
+    "a rate of regression below 0": (regression(learning_rate=-1), ["regression.learning_rate", "-1", "positive"]),
+    "a size given twice": (regression(sizes=[4, 4]), ["regression.sizes", "[4, 4]", "twice"]),
+    "a time that is none": (regression(times=["later"]), ["regression.times", "'later'", "inf"]),
+    "a width among the options": (
+        changed(network={"name": "torch", "factory": "a:b", "options": {"width": 3}}, sweep=None),
+        ["network.options", "width", "network.width"],
+    ),
+    "a subset of no size": (changed(augmentation={"kind": "subset"}, sweep=None), ["augmentation.subset", "number"]),
+    "steps of sgd": (training(optimizer="sgd", learning_rate=0.1), ["training", "sgd", "epochs"]),
+    "a lattice of two sites": (changed(task={**BASE["task"], "lattice": 2}), ["task.lattice", "2", "at least 3"]),
+    "a lattice without end": (changed(task={**BASE["task"], "lattice": 1000}), ["task.lattice", "1000", "256"]),
     "a network that widens nothing": (changed(network={"name": "mlp", "width": 0}, sweep=None), ["network.width", "0"]),
 }
 

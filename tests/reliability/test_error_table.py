@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
 from emergent_equivariance import cli, verify
@@ -62,8 +63,17 @@ def recorder():
         yield Recorder(patch)
 
 
+@pytest.fixture(scope="module")
+def once():
+    """Build the parsers of all subcommands once, not for every case: that takes longer than most of them."""
+    program = typer.main.get_command(cli.app)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", lambda app: program)
+        yield
+
+
 @pytest.fixture
-def emeq(monkeypatch, capsys, recorder):
+def emeq(monkeypatch, capsys, recorder, once):
     """Enter the command line as ``emeq`` does; returns exit code, standard output and error."""
 
     def enter(*arguments):
@@ -107,6 +117,7 @@ def test_a_bad_study_file_is_told_with_file_key_value_and_remedy(tmp_path, monke
 
 @pytest.mark.parametrize("name", TABLE)
 def test_what_goes_wrong_is_told_with_file_and_remedy(measured, tmp_path, monkeypatch, emeq, recorder, name):
+    recorder.cases.add(name)
     case = TABLE[name]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -114,7 +125,6 @@ def test_what_goes_wrong_is_told_with_file_and_remedy(measured, tmp_path, monkey
     study = study_in(tmp_path)
     case.arrange(study, monkeypatch)
     known = keys(load_study(study.file, study.results) if "--key {" in case.command else study)
-    recorder.cases.add(name)
     check(*emeq(*case.command.format(**known).split()), case, **known)
 
 

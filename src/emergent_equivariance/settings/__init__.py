@@ -193,7 +193,9 @@ class Settings(Common):
                 "use logits"
             )
         if isinstance(self.execution.members_at_once, int) and self.execution.members_at_once < 1:
-            raise ValueError(f"execution.members_at_once: {self.execution.members_at_once} is below 1")
+            raise ValueError(
+                f"execution.members_at_once: {self.execution.members_at_once} is below 1; give at least 1, or auto"
+            )
         engine, trained = self.execution.engine, ENGINES.get(self.execution.engine)
         if trained is not None and self.network.name not in trained.networks:
             raise ValueError(

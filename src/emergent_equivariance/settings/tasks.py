@@ -73,9 +73,12 @@ class IsingTask(TaskSection):
     @model_validator(mode="after")
     def _check(self) -> IsingTask:
         if max(self.sides) > 256:
-            raise ValueError(f"lattice: {max(self.sides)} sites a side are more than 256")
+            raise ValueError(f"lattice: {max(self.sides)} sites a side are more than 256; give at most that")
         if min(self.sides) < 3:
-            raise ValueError("lattice: a periodic lattice with four distinct neighbours needs at least 3 sites a side")
+            raise ValueError(
+                f"lattice: {min(self.sides)} sites a side give no periodic lattice with four distinct neighbours; "
+                "give at least 3"
+            )
         return self
 
     def input_shape(self) -> tuple[int, ...]:

@@ -146,8 +146,8 @@ def build_problem(settings: Settings, data: TaskData, learning_rate: float) -> P
         labels = data.label[train]
         if labels.min() < 0 or labels.max() >= classes:
             raise DataError(
-                f"task {settings.task.name}: training labels run from {labels.min()} to {labels.max()}, the task has "
-                f"{classes} outputs.",
+                f"training.loss: cross_entropy needs labels from 0 to {classes - 1}, one for each output of task "
+                f"{settings.task.name}; those of its training samples run from {labels.min()} to {labels.max()}.",
                 remedy=f"Give every training sample a label 0…{classes - 1}.",
             )
     if settings.training.loss == "cross_entropy":
