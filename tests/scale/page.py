@@ -102,7 +102,7 @@ def cores_for(study, constant, latency):
 
 def shard_start(constant, *, slurm, gpu=False):
     """Seconds that the job of a shard takes beside its training."""
-    start = constant[constants.TRAIN] + constant[constants.WANDB] + constant[constants.WATCH]
+    start = constant[constants.TRAIN] + constant[constants.WANDB]
     return start + slurm * constant[constants.INNER] + gpu * GPU_START
 
 
@@ -119,7 +119,7 @@ def overhead_seconds(study, constant, *, slurm):
     total = sum(counts.values())
     training = sum(counts.get(rule, 0) for rule in TRAINING)
     seconds = controller_seconds(study, constant, slurm=slurm)
-    seconds += (constant[constants.TRAIN] + constant[constants.WATCH]) * training
+    seconds += constant[constants.TRAIN] * training
     seconds += constant[constants.COMMAND] * (total - training)
     seconds += constant[constants.WANDB] * runs(study) * (study.tracking.wandb != "disabled")
     return seconds + (constant[constants.INNER] * total if slurm else 0.0)

@@ -23,7 +23,6 @@ def test_overhead_is_counted_per_process():
     counted = {
         constants.PLAN_START: 1,
         constants.TRAIN: 300 + 6,
-        constants.WATCH: 300 + 6,
         constants.COMMAND: total - 306,
         constants.WANDB: 300 + 2 + 1,
     }
