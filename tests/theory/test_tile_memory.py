@@ -9,7 +9,7 @@ import pytest
 from emergent_equivariance.study.budget import PROGRAM
 
 WORKER = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 import jax; jax.config.update("jax_enable_x64", True)
 from emergent_equivariance import kernel_store, theory
@@ -36,7 +36,8 @@ elif job == "assemble":
     kernel_store.assemble(study, arm, data)
 else:
     theory.solve(arm.settings, data, 0.1, kernels=kernel_store.read(study, arm))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# of this program alone: ru_maxrss counts what the process had before it became this program, a copy of a large pytest
+(peak,) = (1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(json.dumps([peak, counted.solution if job == "solve" else counted.tile_job, counted.disk]))
 """
 

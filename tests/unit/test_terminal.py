@@ -251,6 +251,19 @@ def test_a_run_that_fails_says_why(tmp_path, monkeypatch):
     assert "`emeq missing " in out.getvalue()
 
 
+def test_a_signal_while_snakemake_is_started_stops_it_too(tmp_path, monkeypatch):
+    _, _, start = shown_run(tmp_path, monkeypatch, "import time; time.sleep(60)")
+    popen = subprocess.Popen
+
+    def interrupted(*arguments, **options):
+        started = popen(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return started
+
+    monkeypatch.setattr(run.subprocess, "Popen", interrupted)
+    assert start() == -signal.SIGTERM
+
+
 def test_a_signal_to_a_run_stops_snakemake(tmp_path, monkeypatch):
     waiting = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
     _, out, start = shown_run(tmp_path, monkeypatch, waiting)

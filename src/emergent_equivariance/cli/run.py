@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import Any
 
 import typer
 
@@ -57,7 +58,7 @@ def _run_shown(study: Study, command: list[str]) -> int:
     from ..status import status
 
     out, begin = console(), time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    processes: list[subprocess.Popen[str]] = []
     said: deque[str] = deque(maxlen=1000)
     stopped: list[int] = []
     told: set[str] = set()
@@ -69,10 +70,16 @@ def _run_shown(study: Study, command: list[str]) -> int:
         def stop(number: int, _: object) -> None:
             stopped.append(number)
             if number != signal.SIGINT:  # Ctrl-C in a terminal reaches Snakemake too; other signals only this process
-                process.terminate()
+                for process in processes:
+                    process.terminate()
             tell(_STOPPING)
 
         before = {number: signal.signal(number, stop) for number in _SIGNALS}
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, **pipes, text=True, errors="replace")
+        processes.append(process)
+        if set(stopped) - {signal.SIGINT}:  # while it was started
+            process.terminate()
         reader = threading.Thread(target=_read, args=(process.stdout, said, tell), daemon=True)
         reader.start()
         try:

@@ -15,6 +15,7 @@ from ..errors import TrackingError
 from ..figures import figure_names, is_classification
 from ..study import Arm, Study, fingerprint
 from .curves import BY_MEMBERS, BY_WIDTH, MEMBER_COUNT, PREDICTED, WIDTH, arm_keys, curve_keys
+from .service import end_service
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
@@ -81,7 +82,7 @@ def save(study: Study) -> str:
             f"(`emeq sync {study.file}`), or write the specification with --output FILE.json.",
         ) from None
     finally:
-        wandb.teardown()
+        end_service()
 
 
 def _plain(said: str) -> str:

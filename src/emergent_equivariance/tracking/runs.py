@@ -21,6 +21,7 @@ from typing import Any
 from ..errors import StoreError
 from ..study import Study, fingerprint
 from .reading import lost, recorded
+from .service import end_service
 
 #: Seconds that each answer of a server, and wandb's own background process, is waited for.
 TIMEOUT = 30
@@ -267,11 +268,9 @@ def tidy(place: Path) -> None:
 
 
 def _stop() -> None:
-    """Finish what is not finished and end wandb's background process, dead or alive."""
-    import wandb
-
-    with suppress(SystemExit, *_failures()):  # wandb would end this process with the other's exit code
-        wandb.teardown()
+    """Finish what is not finished and end wandb's background process."""
+    with suppress(*_failures()):
+        end_service()
 
 
 def _unreachable(marker: Path) -> str:
