@@ -158,6 +158,12 @@ def test_orbit_scaling_draws_data_prediction_and_errors(study, metrics):
         assert heights.min() == pytest.approx(max(member.mean() - member.std(), member.min()))
 
 
+def test_drawing_logs_nothing(metrics, caplog):
+    for name in ("orbit_scaling", "distance_to_ntk"):
+        FIGURES[name].draw(metrics).canvas.draw()
+    assert caplog.records == []
+
+
 def test_orbit_scaling_says_slope_and_ratio(metrics):
     at = {"arm": FULL, "split": "test", "step": 300}
     metrics["orbit_slope"].loc[at], metrics["orbit_slope_se"].loc[at] = -0.4567, 0.0123

@@ -193,10 +193,10 @@ def _show_unreadable_formulas(figure: Figure) -> None:
     reader: Any = MathTextParser("path")
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
-        if "$" not in text.get_text():
-            continue
         try:
-            reader.parse(text.get_text())
+            for line in text.get_text().splitlines():
+                if "$" in line:
+                    reader.parse(line)
         except ValueError:
             text.set_parse_math(False)
 
