@@ -270,7 +270,7 @@ def tidy(place: Path) -> None:
 def _stop() -> None:
     """Finish what is not finished and end wandb's background process."""
     with suppress(*_failures()):
-        end_service()
+        end_service(TIMEOUT)
 
 
 def _unreachable(marker: Path) -> str:
